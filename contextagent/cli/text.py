@@ -1,0 +1,57 @@
+"""What every verb prints with: facts as text or JSON on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from contextagent import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from contextagent.host import Host
+    from contextagent.model import Problem
+
+
+class Shell:
+    """One call of the program: the machine it acts on, and how it speaks.
+
+    Attributes:
+        host: The machine, below `--root`.
+        policy_override: `--policy FILE`, or None for the image's own.
+        is_json: Whether facts are wanted as JSON.
+    """
+
+    def __init__(self, host: Host, *, policy_override: str | None = None, is_json: bool = False) -> None:
+        self.host = host
+        self.policy_override = policy_override
+        self.is_json = is_json
+
+    def emit(self, value: object, text: str) -> None:
+        """Print the facts: `value` as JSON if that is wanted, else `text`."""
+        shown = jsontext.dumps(value, indent=2) if self.is_json else text
+        sys.stdout.write(shown if shown.endswith("\n") or not shown else shown + "\n")
+
+    @staticmethod
+    def warn(problem: Problem | str) -> None:
+        """Print one message line on stderr."""
+        sys.stderr.write(f"contextagent: {printable(problem if isinstance(problem, str) else problem.text())}\n")
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything that could move a terminal's cursor or reverse its writing escaped."""
+    return "".join(char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as aligned columns under their headings, one line each."""
+    lines = [list(headings), *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add `--format text|json` to a verb that prints facts."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how facts are printed (default: text)")

@@ -1,0 +1,1 @@
+"""The one door to the machine: files, clocks, processes, mounts.  Nothing above it imports `os` to act."""

@@ -1,0 +1,259 @@
+"""Files below a root, written so that nothing foreign can redirect, half-write or read them.
+
+Every path given here is the path as the guest sees it (`/var/lib/contextagent/…`); the root is put before it once, in
+`Files.real`.  Names come from the agent itself or have been checked by `payloads`; the last component is never followed
+when it is a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_bits
+
+from contextagent.errors import CannotWriteError
+from contextagent.model import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from contextagent.model import EntryKind
+
+CHUNK_BYTES = 1 << 16
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def random_name(prefix: str) -> str:
+    """Return a name that nobody can guess, for a temporary file or folder."""
+    return f"{prefix}{os.urandom(8).hex()}"
+
+
+def entry_kind(mode: int) -> EntryKind:
+    """Return what a `st_mode` says a name is."""
+    if stat_bits.S_ISREG(mode):
+        return "file"
+    if stat_bits.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat_bits.S_ISLNK(mode) else "other"
+
+
+class Files:
+    """The file system as the agent uses it.
+
+    Args:
+        root: Folder that stands for `/`; every path is below it.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = os.path.abspath(root)
+
+    def real(self, path: str) -> str:
+        """Return the path on this machine for a path of the guest."""
+        return path if self.root == "/" else self.root + path
+
+    def read(self, path: str, *, max_bytes: int) -> bytes:
+        """Return a regular file's bytes.
+
+        Raises:
+            FileNotFoundError: There is no such file (a link counts as none).
+            OSError: It is larger than `max_bytes` (EFBIG), no regular file (EINVAL), or can't be read.
+        """
+        return b"".join(self.chunks(path, max_bytes=max_bytes))
+
+    def chunks(self, path: str, *, max_bytes: int) -> Iterator[bytes]:
+        """Yield a regular file's bytes in pieces; the rules are those of `read`."""
+        try:
+            fd = os.open(self.real(path), _READ)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileNotFoundError(errno.ENOENT, "a link is not followed", path) from None
+            raise
+        try:
+            if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "no regular file", path)
+            left = max_bytes
+            while data := os.read(fd, CHUNK_BYTES):
+                left -= len(data)
+                if left < 0:
+                    raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", path)
+                yield data
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is anything at `path`, a dangling link included."""
+        return os.path.lexists(self.real(path))
+
+    def folder(self, path: str) -> list[Entry]:
+        """Return the entries of a folder in C-locale order, paths relative to it; empty where there is no folder."""
+        base = self.real(path)
+        try:
+            names = os.listdir(os.fsencode(base))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names.sort()
+        return [self._entry(base, os.fsdecode(name)) for name in names]
+
+    @staticmethod
+    def _entry(base: str, name: str) -> Entry:
+        found = os.lstat(f"{base}/{name}")
+        kind = entry_kind(found.st_mode)
+        target = os.readlink(f"{base}/{name}") if kind == "link" else ""
+        return Entry(path=name, kind=kind, size_bytes=found.st_size, mode=found.st_mode & 0o7777, target=target)
+
+    def make_folder(self, path: str, mode: int = 0o700) -> None:
+        """Make a folder and its missing parents; an existing one gets `mode` re-asserted, parents are left as they are.
+
+        Raises:
+            CannotWriteError: It can't be made, or something else than a folder stands there.
+        """
+        real = self.real(path)
+        try:
+            self._make(real, mode)
+        except OSError as error:
+            raise _cannot("make", path, error) from error
+
+    def _make(self, real: str, mode: int) -> None:
+        try:
+            os.mkdir(real, mode)
+        except FileNotFoundError:
+            self._make(os.path.dirname(real), 0o755)
+            os.mkdir(real, mode)
+        except FileExistsError:
+            if not stat_bits.S_ISDIR(os.lstat(real).st_mode):
+                raise
+        os.chmod(real, mode)
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
+        """Put a whole file in place by rename, so that a reader never sees half of one.
+
+        Args:
+            path: Where; its folder exists.
+            data: All of it.
+            mode: From the first byte.
+            durable: Whether it must survive a power cut from here on (fsync of file and folder).
+
+        Raises:
+            CannotWriteError: It could not be written; what was there before is untouched.
+        """
+        real = self.real(path)
+        temporary = os.path.join(os.path.dirname(real), random_name(".new-"))
+        try:
+            fd = os.open(temporary, _NEW, mode)
+            try:
+                write_all(fd, data)
+                os.fchmod(fd, mode)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, real)
+            if durable:
+                self.sync_folder(os.path.dirname(path))
+        except OSError as error:
+            self._forget(temporary)
+            raise _cannot("write", path, error) from error
+
+    def create(self, path: str, pieces: Iterable[bytes], *, mode: int = 0o600) -> None:
+        """Write a file that is not there yet, piece by piece; its parents are made 0700.
+
+        Raises:
+            CannotWriteError: It could not be written, or something stands there already.
+        """
+        real = self.real(path)
+        try:
+            try:
+                fd = os.open(real, _NEW, mode)
+            except FileNotFoundError:
+                self._make(os.path.dirname(real), 0o700)
+                fd = os.open(real, _NEW, mode)
+            try:
+                for data in pieces:
+                    write_all(fd, data)
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable.
+
+        Raises:
+            OSError: The medium refuses.
+        """
+        fd = os.open(self.real(path), _FOLDER)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename within one file system.
+
+        Raises:
+            OSError: As the kernel says it.
+        """
+        os.rename(self.real(old), self.real(new))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, a link or a whole folder, without following any link; nothing there is fine.
+
+        Raises:
+            CannotWriteError: It could not be removed.
+        """
+        try:
+            parent = os.open(self.real(os.path.dirname(path)), _FOLDER)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _cannot("remove", path, error) from error
+        try:
+            _remove_at(parent, os.path.basename(path))
+        except OSError as error:
+            raise _cannot("remove", path, error) from error
+        finally:
+            os.close(parent)
+
+    @staticmethod
+    def _forget(real: str) -> None:
+        try:
+            os.unlink(real)
+        except OSError:
+            return  # nothing was made, or the medium is gone: the first error is the one to tell
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte, however short the kernel's writes are.
+
+    Raises:
+        OSError: As the kernel says it.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _remove_at(parent: int, name: str) -> None:
+    """Remove `name` below an open folder; it may vanish or grow meanwhile."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        fd = os.open(name, _FOLDER, dir_fd=parent)
+        try:
+            for inner in os.listdir(fd):
+                _remove_at(fd, inner)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _cannot(verb: str, path: str, error: OSError) -> CannotWriteError:
+    return CannotWriteError(f"cannot {verb} '{path}': {error.strerror or error}")
