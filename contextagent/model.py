@@ -325,7 +325,8 @@ class Step(Value):
     """One thing the agent will do to the machine. The plan is a sequence of these; `run` executes the same value.
 
     `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.
-    `content`, `target`, `argument`, `daemons`, `on_error` and `rerun` are what the runner needs beside the printed keys.
+    The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`, `mode`,
+    or `link`), whose keys (`target`) and which (`lines`), and a script's `argument` and settings.
     """
 
     id: str
@@ -341,6 +342,8 @@ class Step(Value):
     content: str = ""
     target: str = ""
     mode: int = 0
+    link: str = ""
+    lines: tuple[str, ...] = ()
     argument: str = "start"
     daemons: str = "keep"
     on_error: str = "no-pilot"

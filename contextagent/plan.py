@@ -1,0 +1,185 @@
+"""The plan: what a phase will do to the machine, as a value that `plan` prints and `run` executes.
+
+The order is the contract's (docs/reference/context.md, "Order"): user before site in each group, because the site's word
+is the last one before the payload starts; site before user when the machine stops.
+"""
+
+from __future__ import annotations
+
+from contextagent.digests import sha512_hex
+from contextagent.model import OWNERS, PHASES, Plan, Step, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from contextagent.model import Frequency, LoginKey, Owner, Phase, PlacedFile, Profile, Script, Supply
+    from contextagent.policy.settings import Settings
+
+
+class Situation(Value):
+    """Everything a plan depends on beside what the owners supplied.
+
+    Attributes:
+        settings: Effective settings.
+        is_caller: Scripts run with the caller's rights (`--root`).
+        once: What is known of `once` steps of this instance: id to (SHA-512, outcome).
+        is_forced: Once-markers are ignored (`--force`).
+        is_cloud_init: cloud-init is enabled in the image and executes user data itself.
+        late: Owners whose pre-network scripts were not known, or not run, before the network came up.
+        is_user_withheld: The trace is full and policy is `strict`: nothing of the user's runs.
+    """
+
+    settings: Settings
+    is_caller: bool = False
+    once: Mapping[str, tuple[str, str]] = {}
+    is_forced: bool = False
+    is_cloud_init: bool = False
+    late: tuple[Owner, ...] = ()
+    is_user_withheld: bool = False
+
+
+def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
+    """Return the steps of one phase in the order in which they are taken, or of all phases where `phase` is None."""
+    steps: list[Step] = []
+    for each in PHASES if phase is None else (phase,):
+        for owner, group, is_late in _groups(each, situation.late):
+            supply = supplies.get(owner)
+            if supply is None:
+                continue
+            if _is_first_group(each, owner, is_late, situation.late):
+                steps += _placements(each, supply, situation)
+            steps += [_script_step(script, situation, is_late=is_late) for script in _ranked(supply, group)]
+    return Plan(phase=phase, steps=tuple(steps))
+
+
+def _groups(phase: Phase, late: Sequence[Owner]) -> list[tuple[Owner, Phase, bool]]:
+    """Return (owner, whose scripts of which phase, late) in order; in `stop` the site comes first."""
+    if phase == "stop":
+        return [(owner, phase, False) for owner in reversed(OWNERS)]
+    groups: list[tuple[Owner, Phase, bool]] = [(owner, phase, False) for owner in OWNERS]
+    if phase == "post-network":
+        return [(owner, "pre-network", True) for owner in OWNERS if owner in late] + groups
+    return [group for group in groups if group[0] not in late]
+
+
+def _is_first_group(phase: Phase, owner: Owner, is_late: bool, late: Sequence[Owner]) -> bool:
+    """Whether files and keys go before this group: they precede the owner's first script of the boot."""
+    return is_late if owner in late else phase == "pre-network"
+
+
+def _ranked(supply: Supply, phase: Phase) -> list[Script]:
+    """Return the scripts of a phase by rank, and as supplied within one (sorting is stable)."""
+    return sorted((script for script in supply.scripts if script.phase == phase), key=lambda script: script.rank)
+
+
+def profile_of(owner: Owner, settings: Settings, *, is_caller: bool) -> Profile:
+    """Return the rights that an owner's scripts get (docs/reference/rights.md)."""
+    if is_caller:
+        return "caller"
+    profile: Profile = settings["user.profile" if owner == "user" else "site.profile"]
+    return profile
+
+
+def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step:
+    chosen = situation.settings.script(script.id, script.owner)
+    frequency: Frequency = chosen.frequency or ("once" if script.owner == "user" else "every-boot")
+    if script.phase == "stop":
+        frequency = "every-boot"
+    return Step(
+        id=script.id,
+        kind="script",
+        owner=script.owner,
+        phase=script.phase,
+        sha512=script.sha512,
+        profile=profile_of(script.owner, situation.settings, is_caller=situation.is_caller),
+        limits=chosen.limits,
+        frequency=frequency,
+        skip=_skip(script.id, script.sha512, script.owner, frequency, situation, rerun=chosen.rerun),
+        late=is_late,
+        content=script.content,
+        argument="stop" if script.phase == "stop" else "start",
+        daemons=chosen.daemons,
+        on_error=chosen.on_error,
+        rerun=chosen.rerun,
+    )
+
+
+def _skip(  # noqa: PLR0913  # each argument is one ground for skipping
+    step_id: str, sha512: str, owner: Owner, frequency: Frequency, situation: Situation, *, rerun: str = ""
+) -> str | None:
+    """Return the fixed reason why a step is not taken, or None."""
+    if owner == "user" and situation.is_user_withheld:
+        return "trace-full"
+    if owner == "user" and situation.is_cloud_init:
+        return "cloud-init"
+    if frequency == "every-boot" or situation.is_forced:
+        return None
+    known_sha512, outcome = situation.once.get(step_id, ("", ""))
+    if known_sha512 != sha512:
+        return None
+    if outcome in ("interrupted", "running"):
+        return None if rerun == "safe" else "interrupted"
+    return "once-done"
+
+
+def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[Step]:
+    """Return the steps that put an owner's files and keys in place, before its first script of the boot."""
+    profile = profile_of(supply.owner, situation.settings, is_caller=situation.is_caller)
+    for placed in supply.files:
+        yield _file_step(placed, phase, profile, situation)
+    for account, lines in _keys_by_account(supply, situation.settings):
+        sha512 = sha512_hex("\n".join(lines).encode())
+        yield Step(
+            id=f"{supply.owner}/{phase}/account:{account}",
+            kind="account",
+            owner=supply.owner,
+            phase=phase,
+            sha512=sha512,
+            profile=profile,
+            limits=None,
+            frequency="every-boot",
+            skip=_skip("", sha512, supply.owner, "every-boot", situation),
+            late=False,
+            target=account,
+            lines=lines,
+        )
+
+
+def _file_step(placed: PlacedFile, phase: Phase, profile: Profile, situation: Situation) -> Step:
+    step_id = f"{placed.owner}/{phase}/files{placed.target}"
+    frequency: Frequency = "once" if placed.owner == "user" else "every-boot"
+    return Step(
+        id=step_id,
+        kind="file",
+        owner=placed.owner,
+        phase=phase,
+        sha512=placed.sha512,
+        profile=profile,
+        limits=None,
+        frequency=frequency,
+        skip=_skip(step_id, placed.sha512, placed.owner, frequency, situation),
+        late=False,
+        content=placed.content,
+        target=placed.target,
+        mode=placed.mode,
+        link=placed.link,
+    )
+
+
+def _keys_by_account(supply: Supply, settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
+    """Return login keys by account, in the order first named; a user's keys go to the user's account only."""
+    users_own: str = settings["user.account"]
+    by_account: dict[str, list[str]] = {}
+    for key in supply.keys:
+        by_account.setdefault(_account_of(key, users_own), []).append(key.line)
+    if supply.owner == "site":
+        for line in settings["access.root_keys"] or ():
+            by_account.setdefault("root", []).append(line)
+        for account in settings["access.accounts"] or ():
+            by_account.setdefault(account["name"], []).extend(account.get("keys") or ())
+    return [(account, tuple(dict.fromkeys(lines))) for account, lines in by_account.items()]
+
+
+def _account_of(key: LoginKey, users_own: str) -> str:
+    return users_own if key.owner == "user" else key.account or "root"
