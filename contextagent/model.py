@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Trust = Literal["signed", "channel", "none"]
     EndReason = Literal["exit", "timeout", "limit", "oom", "abort", "agent-restart"]
     EntryKind = Literal["file", "folder", "link", "other"]
-    OfferRole = Literal["script", "file", "settings", "feature", "key", "kept"]
+    OfferRole = Literal["script", "file", "settings", "feature", "key", "kept", "companion"]
     Voice = Literal["image", "site-disk", "site", "user"]
 else:
 
@@ -181,7 +181,8 @@ class Offer(Value):
 
     `name` means, by role: script: its name in the id (`pre-network.d/10-mount`); file: the absolute target path;
     settings: the file's name (`site.yaml`); feature: `machine/KEY` or `job/KEY`; key: the account it asks for
-    (`root`, or empty for the owner's own); kept: what it is, kept and not run (`reason` says why).
+    (`root`, or empty for the owner's own); kept: what it is, kept and not run (`reason` says why); companion: its path in
+    the owner's working folder, which holds everything of the native folder as it stood, scripts too.
     """
 
     owner: Owner
@@ -203,6 +204,7 @@ class Reading(Value):
         layout: The layout's name; for user data the form's (`mime`, `cloud-config`, …).
         offers: Everything offered, in the order found.
         user_data: Raw user data that the layout carries, still to be read by `payloads.userdata`; None if it has none.
+        bundle: A tar (or tar.gz) that user data consists of, still to be extracted; None if it is no such thing.
         variables: `context.sh` variables, as they stand.
         variables_owner: Whose the variables are.
         ids: The instance's identity by kind (`vmid`, `openstack-uuid`, …); empty when the layout names none.
@@ -212,6 +214,7 @@ class Reading(Value):
     layout: str
     offers: tuple[Offer, ...] = ()
     user_data: bytes | None = None
+    bundle: bytes | None = None
     variables: Mapping[str, str] = {}
     variables_owner: Owner = "site"
     ids: Mapping[str, str] = {}
@@ -278,6 +281,7 @@ class Supply(Value):
         features: `machine/KEY` or `job/KEY` to value.
         variables: `context.sh` variables for this owner's scripts.
         user_data: Name of the user-data form that was read; empty when there was none.
+        companions: Other files of the working folder: path in it, SHA-512, size.
         digest: SHA-512 over everything above, so that a changed supply is seen.
     """
 
@@ -292,6 +296,7 @@ class Supply(Value):
     features: Mapping[str, str] = {}
     variables: Mapping[str, str] = {}
     user_data: str = ""
+    companions: tuple[tuple[str, str, int], ...] = ()
     digest: str = ""
 
     @property

@@ -179,6 +179,20 @@ class Files:
         except OSError as error:
             raise _cannot("write", path, error) from error
 
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link; missing parents are made 0700.
+
+        Raises:
+            CannotWriteError: It can't be made.
+        """
+        real = self.real(path)
+        try:
+            if not os.path.lexists(os.path.dirname(real)):
+                self._make(os.path.dirname(real), 0o700)
+            os.symlink(target, real)
+        except OSError as error:
+            raise _cannot("link", path, error) from error
+
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable.
 
@@ -217,6 +231,20 @@ class Files:
             raise _cannot("remove", path, error) from error
         finally:
             os.close(parent)
+
+    def give(self, path: str, uid: int, gid: int) -> None:
+        """Make an account the owner of a folder and of all below it, without following any link.
+
+        Raises:
+            CannotWriteError: It could not be done.
+        """
+        try:
+            for _folder, _folders, names, fd in os.fwalk(self.real(path), follow_symlinks=False):
+                os.chown(fd, uid, gid)
+                for name in names:
+                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            raise _cannot("hand over", path, error) from error
 
     @staticmethod
     def _forget(real: str) -> None:

@@ -1,0 +1,186 @@
+"""What the agent remembers of an instance: who it is, what it was given, what has run.
+
+The trace is the log that is written ahead: a script's `start` is durable there before it runs.  This state is the
+checkpoint, written whole and durably at a phase's start and end; `fold` brings what the trace knows since into it.  So a
+script costs no state file of its own, and a killed agent forgets nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from contextagent import jsontext
+from contextagent.digests import sha256_hex
+from contextagent.errors import CannotWriteError
+from contextagent.host.files import random_name
+from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.model import Owner
+
+HOME = "/var/lib/contextagent"
+INSTANCES = f"{HOME}/instances"
+SCHEMA = 1
+MAX_BYTES = 64 << 20
+
+
+class State(Value):
+    """An instance's memory.
+
+    Attributes:
+        ids: Every id known of the instance, by kind.
+        boot_id: The boot that the fields below it speak of.
+        phases: Phase to {`state`, `started`, `finished`, `duration_s`}, as in status.json.
+        supplies: What each owner supplied; None where nothing was found.
+        reports: One dict per script, as in status.json, in run order.
+        once: Id to (SHA-512, outcome) of every step that ran at most once, or began to.
+        folders: Owner to the digest of the supply that its working folder was made from.
+        last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.
+        damage: Why the file on disk could not be used; empty when it could.
+    """
+
+    instance_id: str
+    ids: Mapping[str, str] = {}
+    boot_id: str = ""
+    phases: Mapping[str, Mapping[str, Any]] = {}
+    supplies: Mapping[Owner, Supply | None] = {}
+    verdicts: tuple[Verdict, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    errors: tuple[Problem, ...] = ()
+    reports: tuple[Mapping[str, Any], ...] = ()
+    once: Mapping[str, tuple[str, str]] = {}
+    folders: Mapping[str, str] = {}
+    last: Mapping[str, Any] = {}
+    damage: str = ""
+
+
+def instance_folder(instance_id: str) -> str:
+    """Return the guest path of an instance's folder."""
+    return f"{INSTANCES}/{instance_id}"
+
+
+def known_instance(host: Host) -> str:
+    """Return the id of the instance that this image was last booted as; empty when there is none."""
+    try:
+        target = os.readlink(host.files.real(f"{HOME}/instance"))
+    except OSError:
+        return ""
+    folder, _, name = target.rpartition("/")
+    return name if folder == "instances" and name not in ("", ".", "..") else ""
+
+
+def load(host: Host) -> State | None:
+    """Return what is remembered of the known instance, or None for an image that never booted with this agent.
+
+    A state file that is damaged, foreign or of another version is never trusted: an empty state of that instance comes
+    back with `damage` set, and the caller rebuilds it from the traces.
+    """
+    instance_id = known_instance(host)
+    if not instance_id:
+        return None
+    try:
+        found = jsontext.loads(host.files.read(f"{instance_folder(instance_id)}/state.json", max_bytes=MAX_BYTES))
+        return _state(found, instance_id)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return State(instance_id=instance_id, damage=f"{type(error).__name__}: {error}")
+
+
+def save(host: Host, state: State) -> None:
+    """Write the state durably, and make its instance the known one.
+
+    Raises:
+        CannotWriteError: The medium refuses; what was there before still stands.
+    """
+    folder = instance_folder(state.instance_id)
+    host.files.make_folder(HOME)
+    host.files.make_folder(INSTANCES)
+    host.files.make_folder(folder)
+    plain = _plain(state.replace(damage=""))
+    text = jsontext.dumps({"schema": SCHEMA, "sha256": sha256_hex(jsontext.dumps(plain).encode()), "state": plain})
+    host.files.write(f"{folder}/state.json", text.encode() + b"\n", durable=True)
+    if known_instance(host) != state.instance_id:
+        _point_to(host, state.instance_id)
+
+
+def _point_to(host: Host, instance_id: str) -> None:
+    temporary = f"{HOME}/{random_name('.new-')}"
+    host.files.link(temporary, f"instances/{instance_id}")
+    try:
+        host.files.rename(temporary, f"{HOME}/instance")
+        host.files.sync_folder(HOME)
+    except OSError as error:
+        message = f"cannot write '{HOME}/instance': {error.strerror or error}"
+        raise CannotWriteError(message) from error
+
+
+def fold(once: Mapping[str, tuple[str, str]], records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the once-markers with what the trace's records say happened since.
+
+    A `start` alone leaves the outcome `running`; whoever finds that after the agent was killed makes it `interrupted`.
+    """
+    markers = dict(once)
+    for record in records:
+        if record["ev"] == "start":
+            markers[record["id"]] = (record["sha512"], "running")
+        elif record["ev"] == "end":
+            sha512, _ = markers.get(record["id"], ("", ""))
+            outcome = "interrupted" if record.get("reason") == "agent-restart" else "done"
+            markers[record["id"]] = (sha512, outcome)
+    return markers
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401  # JSON
+    """Return a value, and all values in it, as dicts, lists and scalars."""
+    if isinstance(value, Value):
+        return {name: _plain(item) for name, item in value.fields()}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _state(found: dict[str, Any], instance_id: str) -> State:
+    """Return the state that a parsed file holds.
+
+    Raises:
+        ValueError: It is of another version or instance, or its digest does not fit.
+    """
+    plain = found["state"]
+    if found["schema"] != SCHEMA or plain["instance_id"] != instance_id:
+        message = "of another version or instance"
+        raise ValueError(message)
+    if sha256_hex(jsontext.dumps(plain).encode()) != found["sha256"]:
+        message = "its digest does not fit"
+        raise ValueError(message)
+    return State(
+        **{
+            **plain,
+            "supplies": {owner: supply and _supply(supply) for owner, supply in plain["supplies"].items()},
+            "verdicts": tuple(Verdict(**each) for each in plain["verdicts"]),
+            "warnings": tuple(Problem(**each) for each in plain["warnings"]),
+            "errors": tuple(Problem(**each) for each in plain["errors"]),
+            "reports": tuple(plain["reports"]),
+            "once": {step_id: (sha512, outcome) for step_id, (sha512, outcome) in plain["once"].items()},
+        }
+    )
+
+
+def _supply(plain: dict[str, Any]) -> Supply:
+    settings = plain["settings"]
+    return Supply(
+        **{
+            **plain,
+            "scripts": tuple(Script(**each) for each in plain["scripts"]),
+            "files": tuple(PlacedFile(**each) for each in plain["files"]),
+            "keys": tuple(LoginKey(**each) for each in plain["keys"]),
+            "kept": tuple(Kept(**each) for each in plain["kept"]),
+            "companions": tuple((name, sha512, size) for name, sha512, size in plain["companions"]),
+            "settings": settings and (settings[0], settings[1]),
+        }
+    )

@@ -1,0 +1,297 @@
+"""From what a source offers to what an owner supplied: copied within caps, digested, and out of the source's reach.
+
+The bytes that are digested are the bytes that will run: they are written to the agent's own state in the same pass, and
+the source is closed before any script starts.
+"""
+
+from __future__ import annotations
+
+from contextagent import jsontext
+from contextagent.digests import new_sha512, sha256_hex
+from contextagent.errors import BrokenSourceError
+from contextagent.host.files import random_name
+from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from contextagent.host import Host
+    from contextagent.model import Medium, Offer, Owner, Trust
+    from contextagent.policy.settings import Settings
+    from contextagent.sources.disk import Found
+
+
+class Staged(Value):
+    """A supply, the folder it was written to (empty for a trial), and what was passed over."""
+
+    supply: Supply
+    folder: str
+    warnings: tuple[Problem, ...] = ()
+
+
+class Store:
+    """Where staged bytes go: a fresh folder of the agent's own state, or nowhere for a trial that changes nothing.
+
+    Args:
+        host: The machine.
+        folder: Guest path of a fresh folder; empty for a trial.
+        owner: Whose material it is (for the error).
+        settings: For the caps.
+    """
+
+    def __init__(self, host: Host, folder: str, owner: Owner, settings: Settings) -> None:
+        self._host = host
+        self.folder = folder
+        self._owner = owner
+        self._members_left: int = settings["caps.members"]
+        self._member_bytes: int = settings["caps.member_bytes"]
+        self._bytes_left: int = settings["caps.total_bytes"]
+
+    def add(self, place: str, pieces: Iterable[bytes], what: str) -> tuple[str, int]:
+        """Write one item to `place` below the folder, and return its SHA-512 and size.
+
+        Raises:
+            BrokenSourceError: It is past a cap (`member-too-large`, `total-too-large`, `too-many-members`).
+            CannotWriteError: The state can't be written.
+        """
+        self._members_left -= 1
+        if self._members_left < 0:
+            raise self._past("too-many-members", what)
+        counted = _Counted(pieces, min(self._member_bytes, self._bytes_left))
+        if self.folder:
+            self._host.files.create(f"{self.folder}/{place}", counted)
+        else:
+            for _ in counted:
+                pass
+        self._bytes_left -= counted.size_bytes
+        if counted.is_over:
+            raise self._past("member-too-large" if counted.size_bytes > self._member_bytes else "total-too-large", what)
+        return counted.digest.hexdigest(), counted.size_bytes
+
+    def copy(self, place: str, staged: str) -> None:
+        """Write once more, to `place`, what is staged at `staged`.
+
+        Raises:
+            CannotWriteError: The state can't be written.
+        """
+        if self.folder:
+            again = self._host.files.chunks(f"{self.folder}/{staged}", max_bytes=self._member_bytes)
+            self._host.files.create(f"{self.folder}/{place}", again)
+
+    def link(self, place: str, target: str) -> None:
+        """Make a symbolic link at `place`; `target` is relative and has been checked to stay inside.
+
+        Raises:
+            CannotWriteError: The state can't be written.
+        """
+        if self.folder:
+            self._host.files.link(f"{self.folder}/{place}", target)
+
+    def _past(self, reason: str, what: str) -> BrokenSourceError:
+        return BrokenSourceError(f"cannot take the {self._owner}'s '{what}': {reason.replace('-', ' ')}", reason=reason)
+
+
+class _Counted:
+    """Bytes on their way through: counted, digested, and ended one piece after the cap."""
+
+    def __init__(self, pieces: Iterable[bytes], cap_bytes: int) -> None:
+        self._pieces = pieces
+        self._cap_bytes = cap_bytes
+        self.digest = new_sha512()
+        self.size_bytes = 0
+        self.is_over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._pieces:
+            self.size_bytes += len(data)
+            if self.size_bytes > self._cap_bytes:
+                self.is_over = True
+                return
+            self.digest.update(data)
+            yield data
+
+
+def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Staged:
+    """Return what the owner supplied, copied to a new folder below `folder` (guest path; empty: a trial, nothing written).
+
+    Raises:
+        BrokenSourceError: Something is past a cap or can't be read; nothing of this supply may be used.
+        CannotWriteError: The state can't be written.
+    """
+    place = f"{folder}/{random_name('.new-')}" if folder else ""
+    if place:
+        host.files.make_folder(place)
+    store = Store(host, place, found.owner, settings)
+    offers = list(found.offers)
+    warnings: list[Problem] = []
+    form = ""
+    try:
+        if found.user_data is not None:
+            from contextagent.sources.unfolding import unfold  # noqa: PLC0415  # most disks carry no user data
+
+            reading, inner = unfold(host, found.user_data, settings)
+            form = reading.layout
+            warnings += reading.warnings
+            supply = _gather([(offers, found.medium), (list(reading.offers), inner)], found.owner, store, warnings)
+        else:
+            supply = _gather([(offers, found.medium)], found.owner, store, warnings)
+    except BaseException:
+        if place:
+            host.files.remove(place)
+        raise
+    supply = supply.replace(source=found.source, trust=found.trust, variables=found.variables, user_data=form)
+    return Staged(supply=supply.replace(digest=_digest(supply)), folder=place, warnings=tuple(warnings))
+
+
+def _gather(
+    groups: list[tuple[list[Offer], Medium | None]], owner: Owner, store: Store, warnings: list[Problem]
+) -> Supply:
+    """Stage every offer of an owner; the first of two scripts with one id wins, and the other is named."""
+    made = _Made(owner, store, warnings)
+    for offers, medium in groups:
+        for offer in offers:
+            if offer.owner == owner:
+                made.take(offer, medium)
+    return made.supply()
+
+
+class _Made:
+    """An owner's supply while it grows."""
+
+    def __init__(self, owner: Owner, store: Store, warnings: list[Problem]) -> None:
+        self._owner = owner
+        self._store = store
+        self._warnings = warnings
+        self._scripts: dict[str, Script] = {}
+        self._files: dict[str, PlacedFile] = {}
+        self._keys: list[LoginKey] = []
+        self._kept: list[Kept] = []
+        self._features: dict[str, str] = {}
+        self._settings: tuple[str, str] | None = None
+        self._staged: dict[tuple[int, str], str] = {}
+        self._companions: list[tuple[str, str, int]] = []
+
+    def take(self, offer: Offer, medium: Medium | None) -> None:  # noqa: C901  # one case a role
+        """Stage one offer.
+
+        Raises:
+            BrokenSourceError: It is past a cap or can't be read.
+        """
+        match offer.role:
+            case "script":
+                self._take_script(offer, medium)
+            case "file":
+                self._take_file(offer, medium)
+            case "settings":
+                self._settings = (offer.name, _whole(offer, medium).decode("utf-8", "surrogateescape"))
+            case "feature":
+                self._features[offer.name] = _whole(offer, medium).decode("utf-8", "replace").strip()
+            case "key":
+                self._keys += [
+                    LoginKey(owner=offer.owner, account=offer.name, line=line)
+                    for line in _whole(offer, medium).decode("utf-8", "replace").splitlines()
+                    if line.strip() and not line.startswith("#")
+                ]
+            case "companion":
+                self._take_companion(offer, medium)
+            case "kept":
+                content = f"kept/{len(self._kept):03}"
+                sha512, size = self._store.add(content, _pieces(offer, medium), offer.name)
+                self._kept.append(
+                    Kept(name=offer.name, sha512=sha512, size_bytes=size, content=content, reason=offer.reason)
+                )
+
+    def _take_script(self, offer: Offer, medium: Medium | None) -> None:
+        step_id = f"{offer.owner}/{offer.phase}/{offer.name}"
+        if step_id in self._scripts:
+            self._warnings.append(
+                Problem(
+                    reason="duplicate-script",
+                    message=f"cannot take a second '{step_id}': the first one stands, ignoring it",
+                    path=offer.path,
+                )
+            )
+            return
+        content = f"scripts/{offer.phase}/{offer.name}"
+        sha512, size = self._store.add(content, _pieces(offer, medium), step_id)
+        self._staged[id(medium), offer.path] = content
+        self._scripts[step_id] = Script(
+            owner=offer.owner,
+            phase=offer.phase,
+            name=offer.name,
+            rank=offer.rank,
+            sha512=sha512,
+            size_bytes=size,
+            content=f"scripts/{self._owner}/{offer.phase}/{offer.name}",
+        )
+
+    def _take_file(self, offer: Offer, medium: Medium | None) -> None:
+        content = "" if offer.link else f"scripts/files{offer.name}"
+        sha512, size = ("", 0) if offer.link else self._store.add(content, _pieces(offer, medium), offer.name)
+        self._staged[id(medium), offer.path] = content
+        self._files[offer.name] = PlacedFile(
+            owner=offer.owner,
+            target=offer.name,
+            sha512=sha512,
+            size_bytes=size,
+            mode=offer.mode & 0o755,
+            content=content and f"scripts/{self._owner}/files{offer.name}",
+            link=offer.link,
+        )
+
+    def _take_companion(self, offer: Offer, medium: Medium | None) -> None:
+        """Stage a file of the working folder; bytes that are staged already as a script or a file count once."""
+        place = f"context/{offer.name}"
+        if offer.link:
+            self._store.link(place, offer.link)
+            return
+        twin = self._staged.get((id(medium), offer.path))
+        if twin is None:
+            self._companions.append((offer.name, *self._store.add(place, _pieces(offer, medium), offer.name)))
+        else:
+            self._store.copy(place, twin)
+
+    def supply(self) -> Supply:
+        """Return what has been staged."""
+        return Supply(
+            companions=tuple(self._companions),
+            owner=self._owner,
+            source="",
+            scripts=tuple(self._scripts.values()),
+            files=tuple(self._files.values()),
+            keys=tuple(self._keys),
+            kept=tuple(self._kept),
+            settings=self._settings,
+            features=self._features,
+        )
+
+
+def _pieces(offer: Offer, medium: Medium | None) -> Iterable[bytes]:
+    if offer.data is not None:
+        return (offer.data,)
+    if medium is None:
+        message = f"{offer.name} has neither data nor a medium"
+        raise TypeError(message)
+    return medium.chunks(offer.path, max_bytes=1 << 62)  # the store's caps are the bound
+
+
+def _whole(offer: Offer, medium: Medium | None) -> bytes:
+    """Return a small item's bytes: settings, a feature or keys; 64 KiB is the largest any of them may be."""
+    if offer.data is not None or medium is None:
+        return b"".join(_pieces(offer, medium))
+    return medium.read(offer.path, max_bytes=64 << 10)
+
+
+def _digest(supply: Supply) -> str:
+    """Return one digest over everything that a supply consists of."""
+    facts = [
+        [[script.id, script.sha512] for script in supply.scripts],
+        [[placed.target, placed.sha512, placed.mode, placed.link] for placed in supply.files],
+        [[key.account, key.line] for key in supply.keys],
+        [[kept.name, kept.sha512] for kept in supply.kept],
+        [list(companion) for companion in supply.companions],
+        list(supply.settings or ()),
+        dict(supply.features),
+    ]
+    return sha256_hex(jsontext.dumps(facts).encode())
