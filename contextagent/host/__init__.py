@@ -1,1 +1,190 @@
-"""The one door to the machine: files, clocks, processes, mounts.  Nothing above it imports `os` to act."""
+"""The one door to the machine: files, clocks, processes, mounts.  Nothing above it imports `os` to act.
+
+`Host` only gathers what its modules do, so that a caller, and a test's stand-in, has one thing to hold.  The modules
+that a boot does not always need (mounts, confined children, making accounts) are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+from contextagent.host import accounts, facts, locks
+from contextagent.host.files import Files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from contextagent.host.accounts import Account
+    from contextagent.host.confine import Channel, Child
+    from contextagent.host.locks import Lock
+    from contextagent.host.mounts import DriveStatus, FilesystemKind
+    from contextagent.host.process import Finished
+
+
+class Host:
+    """A machine below a root.
+
+    Attributes:
+        files: Its files; every path given to this class, too, is a path as the guest sees it.
+        root: Folder that stands for `/`.
+        is_caller: Whether the root is not `/`: scripts then run with the caller's rights, and the console, the clock
+            and the accounts of this machine are left alone.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self.files = Files(root)
+        self.root = self.files.root
+        self.is_caller = self.root != "/"
+
+    @staticmethod
+    def utc_ns() -> int:
+        """Return the wall clock, nanoseconds since the epoch; a young guest's may stand in 1970."""
+        return facts.utc_ns()
+
+    @staticmethod
+    def mono_ns() -> int:
+        """Return a clock that only goes forward, in nanoseconds since some moment of this boot."""
+        return facts.mono_ns()
+
+    @staticmethod
+    def is_clock_synchronised() -> bool:
+        """Return whether the kernel says that a time service keeps the wall clock."""
+        return facts.is_clock_synchronised()
+
+    def boot_id(self) -> str:
+        """Return this boot's id as the kernel drew it: 36 characters."""
+        return facts.boot_id(self.files)
+
+    @staticmethod
+    def kernel_release() -> str:
+        """Return the running kernel's release."""
+        return facts.kernel_release()
+
+    def kernel_words(self) -> tuple[str, ...]:
+        """Return the words of the kernel's command line; empty when it can't be read."""
+        return facts.kernel_words(self.files)
+
+    def product_uuid(self) -> str:
+        """Return the machine's DMI product UUID in lower case; empty when unknown."""
+        return facts.product_uuid(self.files)
+
+    def announce(self, text: str) -> None:
+        """Put one line on the console and in the kernel's log, as far as that goes; below another root do nothing."""
+        if not self.is_caller:
+            facts.announce(text)
+
+    def lock(self, path: str) -> Lock:
+        """Return a lock held on a file, made if it is missing.
+
+        Raises:
+            TryLaterError: Another process holds it.
+            CannotWriteError: It can't be made.
+        """
+        return locks.take(self.files, path)
+
+    def account(self, name: str) -> Account | None:
+        """Return an account of the machine's `/etc/passwd`, or None when it has none of that name."""
+        return accounts.find(self.files, name)
+
+    def make_account(self, name: str, home: str) -> Account:
+        """Make a locked system account with a home folder 0700 of its own, or return the one that is there.
+
+        Raises:
+            CannotWriteError: The machine has no tool for it, or the tool failed.
+        """
+        return accounts.make(self, name, home)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        max_output_bytes: int = 1 << 20,
+    ) -> Finished:
+        """Run a system tool without a shell and wait for it.
+
+        Args:
+            argv: Program and arguments; a bare name is looked for in the system's own folders.
+            timeout_s: Seconds after which it is killed with its whole session.
+            environment: What it gets beside `PATH` and `LC_ALL=C`.
+            stdin: At most 64 KiB, all that a pipe holds.
+            max_output_bytes: How much of stdout and stderr together is kept; the rest is read and dropped.
+
+        Returns:
+            How it ended; exit code 127 when there is no such program.
+        """
+        from contextagent.host import process  # noqa: PLC0415  # most boots call no system tool
+
+        return process.run(
+            argv, timeout_s=timeout_s, environment=environment, stdin=stdin, max_output_bytes=max_output_bytes
+        )
+
+    def confined(
+        self,
+        work: Callable[[Channel], None],
+        *,
+        timeout_s: float,
+        keep: Sequence[int] = (),
+        prepare: Callable[[], None] | None = None,
+    ) -> Child:
+        """Start `work` in a child that may compute and answer, and nothing else; see `confine`.
+
+        Args:
+            work: What the child does with its end of the channel; the child ends when it returns.
+            timeout_s: Seconds from now after which the child is killed, whatever it does.
+            keep: Descriptors that the child may use beside the channel.
+            prepare: Done in the child before its rights are dropped: imports.
+        """
+        from contextagent.host import confine  # noqa: PLC0415  # only foreign formats need it
+
+        return confine.start(work, timeout_s=timeout_s, keep=keep, prepare=prepare)
+
+    def mount(self, device: str, folder: str, kind: FilesystemKind) -> None:
+        """Mount a device read-only, nosuid, nodev, noexec.
+
+        Args:
+            device: Real path of the device.
+            folder: Where, as the guest sees it; it exists.
+            kind: The file system.
+
+        Raises:
+            OSError: As the kernel says it (EPERM, ENODEV, EINVAL, EIO …).
+        """
+        from contextagent.host import mounts  # noqa: PLC0415  # most boots mount nothing
+
+        mounts.mount(device, self.files.real(folder), kind)
+
+    def unmount(self, folder: str) -> None:
+        """Take a mount away, at once for new users and for the others when they end; nothing mounted there is fine.
+
+        Raises:
+            OSError: As the kernel says it.
+        """
+        from contextagent.host import mounts  # noqa: PLC0415  # see mount
+
+        mounts.unmount(self.files.real(folder))
+
+    def supports_filesystem(self, kind: FilesystemKind) -> bool:
+        """Return whether the running kernel has the file system, or a module to load for it."""
+        from contextagent.host import mounts  # noqa: PLC0415  # see mount
+
+        return mounts.supports_filesystem(kind)
+
+    @staticmethod
+    def drive_status(device: str) -> DriveStatus:
+        """Return what a ROM drive says of its disc; `unknown` when it is no such drive or does not say."""
+        from contextagent.host import mounts  # noqa: PLC0415  # see mount
+
+        return mounts.drive_status(device)
+
+    @staticmethod
+    def eject(device: str) -> None:
+        """Open a ROM drive's tray.
+
+        Raises:
+            OSError: As the kernel says it.
+        """
+        from contextagent.host import mounts  # noqa: PLC0415  # see mount
+
+        mounts.eject(device)

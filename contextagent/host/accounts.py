@@ -1,0 +1,83 @@
+"""Accounts of the machine, read from the files below its root and made by its own tools."""
+
+from __future__ import annotations
+
+import os
+
+from contextagent.errors import CannotWriteError
+from contextagent.model import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.host import Host
+    from contextagent.host.files import Files
+
+_MAX_PASSWD_BYTES = 16 << 20
+_FIELDS = 7
+_TOOL_TIMEOUT_S = 60
+_NO_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false")
+
+
+class Account(Value):
+    """One line of `/etc/passwd`."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+
+
+def find(files: Files, name: str) -> Account | None:
+    """Return the account of that name from `/etc/passwd` below the root (never from a directory service)."""
+    try:
+        text = files.read("/etc/passwd", max_bytes=_MAX_PASSWD_BYTES).decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        fields = line.split(":")
+        if fields[0] == name and len(fields) == _FIELDS and fields[2].isdecimal() and fields[3].isdecimal():
+            return Account(name=name, uid=int(fields[2]), gid=int(fields[3]), home=fields[5], shell=fields[6])
+    return None
+
+
+def make(host: Host, name: str, home: str) -> Account:
+    """Make a locked system account with a home folder 0700 of its own, or return the one that is there.
+
+    Raises:
+        CannotWriteError: The machine has no tool for it, the tool failed, or the root is not this machine's.
+    """
+    account = find(host.files, name)
+    if account is None:
+        _add(host, name, home)
+        account = find(host.files, name)
+        if account is None:
+            message = f"cannot make account '{name}': /etc/passwd does not hold it afterwards"
+            raise CannotWriteError(message)
+    if not host.files.exists(account.home):
+        host.files.make_folder(account.home, 0o700)
+        os.chown(host.files.real(account.home), account.uid, account.gid, follow_symlinks=False)
+    return account
+
+
+def _add(host: Host, name: str, home: str) -> None:
+    """Call useradd, or busybox's adduser where that is all there is."""
+    if host.is_caller:
+        message = f"cannot make account '{name}': below another root no account is made"
+        raise CannotWriteError(message)
+    shell = next((path for path in _NO_SHELLS if host.files.exists(path)), _NO_SHELLS[-1])
+    # no -m: a skeleton's files would be the image's in the user's home; and no password: the account is locked.
+    # useradd -r makes a group of the same name by default on Debian only, so -U asks for it (shadow >= 4.1; SL5's makes one)
+    commands = (
+        ["useradd", "-r", "-U", "-M", "-d", home, "-s", shell, name],
+        ["useradd", "-r", "-M", "-d", home, "-s", shell, name],
+        ["adduser", "-S", "-D", "-H", "-h", home, "-s", shell, name],
+    )
+    said = ""
+    for argv in commands:
+        finished = host.run(argv, timeout_s=_TOOL_TIMEOUT_S)
+        if finished.is_ok:
+            return
+        said = said or finished.text().strip().rpartition("\n")[2]
+    message = f"cannot make account '{name}': {said or 'neither useradd nor adduser is there'}"
+    raise CannotWriteError(message)

@@ -1,0 +1,86 @@
+"""What a machine says about itself: clocks, boot, kernel, DMI; and its console."""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.host.files import Files
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_MAX_BYTES = 1 << 16
+_STA_UNSYNC = 0x40
+"""`STA_UNSYNC` of adjtimex(2)."""
+
+
+def utc_ns() -> int:
+    """Return the wall clock, nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+def mono_ns() -> int:
+    """Return the monotonic clock in nanoseconds."""
+    return time.monotonic_ns()
+
+
+def is_clock_synchronised() -> bool:
+    """Return whether the kernel's clock is marked as kept by a time service (adjtimex(2), STA_UNSYNC clear)."""
+    from contextagent.host.guestos import guestos  # noqa: PLC0415  # keeps this module free of the C part
+
+    return not guestos().clock_status() & _STA_UNSYNC
+
+
+def boot_id(files: Files) -> str:
+    """Return this boot's id; a root without one shows this machine's, since the boot is the same."""
+    return (_text(files, _BOOT_ID) or _real_text(_BOOT_ID)).strip()
+
+
+def kernel_release() -> str:
+    """Return the running kernel's release, as `uname -r`."""
+    return os.uname().release
+
+
+def kernel_words(files: Files) -> tuple[str, ...]:
+    """Return the words of the kernel's command line."""
+    return tuple((_text(files, "/proc/cmdline") or _real_text("/proc/cmdline")).split())
+
+
+def product_uuid(files: Files) -> str:
+    """Return the DMI product UUID; below another root only what is there, or every trial would share an identity."""
+    return _text(files, "/sys/class/dmi/id/product_uuid").strip().lower()
+
+
+def announce(text: str) -> None:
+    """Put one line on the console and in the kernel's log; what can't be written there is told nowhere else."""
+    line = "contextagent: " + "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
+    for path, data in (("/dev/console", line + "\r\n"), ("/dev/kmsg", "<5>" + line + "\n")):
+        try:
+            # O_NONBLOCK: a serial console whose other side has stopped would hold up the boot
+            fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            os.write(fd, data.encode())
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+
+
+def _text(files: Files, path: str) -> str:
+    """Return a file's text below the root; empty when there is none."""
+    # /sys/class/dmi/id is itself a link, so only the last component is kept from being one
+    try:
+        return files.read(path, max_bytes=_MAX_BYTES).decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _real_text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(_MAX_BYTES)
+    except OSError:
+        return ""
