@@ -1,0 +1,178 @@
+"""The image's policy: its files, parsed once and kept by digest, so that a boot does not pay for a YAML parser."""
+
+from __future__ import annotations
+
+from contextagent import __version__, jsontext
+from contextagent.digests import sha256_hex, sha512_hex
+from contextagent.errors import CannotWriteError, InvalidInputError, UsageError
+from contextagent.model import Problem
+from contextagent.policy.layer import Layer, Setting
+from contextagent.policy.schema import ROWS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Protocol
+
+    class Files(Protocol):
+        """What is asked of the machine's files; `host.files.Files` is one."""
+
+        def read(self, path: str, *, max_bytes: int) -> bytes:
+            """Return a regular file's bytes."""
+
+        def folder(self, path: str) -> Sequence[Any]:
+            """Return a folder's entries in C-locale order."""
+
+        def exists(self, path: str) -> bool:
+            """Return whether anything is there."""
+
+        def make_folder(self, path: str, mode: int = ...) -> None:
+            """Make a folder."""
+
+        def write(self, path: str, data: bytes, *, mode: int = ..., durable: bool = ...) -> None:
+            """Put a file in place."""
+
+        def remove(self, path: str) -> None:
+            """Remove a file."""
+
+    class Machine(Protocol):
+        """What is asked of the machine; `host.Host` is one."""
+
+        @property
+        def files(self) -> Files:
+            """Its files."""
+
+
+ETC = "/etc/contextagent"
+VAR = "/var/lib/contextagent"
+MAX_BYTES = 1 << 16
+MAX_CACHE_BYTES = 1 << 22
+"""A policy of many files is a larger parse; past this it is not kept."""
+
+
+def load_image_policy(host: Machine, override: str | None = None, *, may_write: bool = True) -> Layer:
+    """Return the image's policy: `policy.yaml`, then `policy.d/*.yaml` in C-locale order, the later file's word counts.
+
+    Args:
+        host: The machine.
+        override: A file of the caller's own (`--policy`) instead of the image's; its parse is not kept.
+        may_write: Whether the parse may be kept in `/var/lib/contextagent`; failing to is no error.
+
+    Returns:
+        The layer; an empty one where the image has no policy.
+
+    Raises:
+        UsageError: `override` names no file.
+        InvalidInputError: A file can't be read, or says something that it can't; `problems` has all of it.
+    """
+    if override is not None:
+        return _parse([(override, _caller_file(override))])
+    files, strays = _policy_files(host.files)
+    if not files:
+        return Layer(voice="image", warnings=strays)
+    path = f"{VAR}/policy-{_digest(files)}.json"
+    kept = _kept(host.files, path)
+    if kept is None:
+        kept = _parse(files)
+        if may_write:
+            _keep(host.files, path, kept)
+    return kept.replace(warnings=(*strays, *kept.warnings)) if strays else kept
+
+
+def _parse(files: Sequence[tuple[str, bytes]]) -> Layer:
+    from contextagent.policy import loader  # noqa: PLC0415  # only where there is a policy that was not parsed before
+
+    layer = loader.load("image", files)
+    return layer.replace(sha512=sha512_hex(b"".join(data for _, data in files)))
+
+
+def _caller_file(path: str) -> bytes:
+    """Return the bytes of a file that the caller named, links followed: it is the caller's own."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"cannot read '{path}': {error.strerror}"
+        raise UsageError(message, reason="no-such-file", hint="--policy takes the name of a YAML file") from error
+    except (OSError, ValueError) as error:
+        message = f"cannot read '{path}': {getattr(error, 'strerror', None) or error}"
+        raise UsageError(message, reason="unreadable") from error
+
+
+def _policy_files(files: Files) -> tuple[list[tuple[str, bytes]], tuple[Problem, ...]]:
+    """Return the policy's files in order, and a warning for each file beside them that is none."""
+    found, strays = [], []
+    if files.exists(f"{ETC}/policy.yaml"):
+        found.append(f"{ETC}/policy.yaml")
+    for entry in files.folder(f"{ETC}/policy.d"):
+        path = f"{ETC}/policy.d/{entry.name}"
+        if entry.name.endswith(".yaml") and not entry.name.startswith("."):
+            found.append(path)
+        elif entry.name.endswith((".yml", ".json")):
+            message = "only names that end in .yaml are read here, ignoring it"
+            strays.append(Problem(reason="not-a-policy", message=message, path=path))
+    return [(path, _image_file(files, path)) for path in found], tuple(strays)
+
+
+def _image_file(files: Files, path: str) -> bytes:
+    try:
+        return files.read(path, max_bytes=MAX_BYTES)
+    except OSError as error:
+        cause = "a link is not followed" if isinstance(error, FileNotFoundError) else error.strerror
+        message = f"cannot read '{path}': {cause}"
+        raise InvalidInputError(message, reason="unreadable") from error
+
+
+def _digest(files: Iterable[tuple[str, bytes]]) -> str:
+    """Return the name of a parse: by content, by place, and by the table it was read with."""
+    parts = [__version__.encode(), repr(ROWS).encode()]
+    for path, data in files:
+        parts += [path.encode("utf-8", "surrogateescape"), data]
+    return sha256_hex(b"".join(b"%d:%s" % (len(part), part) for part in parts))
+
+
+def _kept(files: Files, path: str) -> Layer | None:
+    """Return the parse that is kept there; None where there is none, or one that is damaged."""
+    try:
+        digest, _, text = files.read(path, max_bytes=MAX_CACHE_BYTES).partition(b"\n")
+        if digest.decode("ascii") != sha256_hex(text):
+            return None
+        found = jsontext.loads(text)
+        return Layer(
+            voice="image",
+            values={name: Setting(value=_frozen(value), path=where, line=line) for name, value, where, line in found["values"]},
+            warnings=tuple(Problem(**each) for each in found["warnings"]),
+            sha512=found["sha512"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(files: Files, path: str, layer: Layer) -> None:
+    """Keep a parse, and forget older ones; a medium that refuses costs the next boot a parse, nothing else."""
+    text = jsontext.dumps(
+        {
+            "values": [[name, said.value, said.path, said.line] for name, said in layer.values.items()],
+            "warnings": [each.as_dict() for each in layer.warnings],
+            "sha512": layer.sha512,
+        }
+    ).encode()
+    if len(text) > MAX_CACHE_BYTES:
+        return
+    try:
+        files.make_folder(VAR)
+        files.write(path, sha256_hex(text).encode() + b"\n" + text)
+        for entry in files.folder(VAR):
+            if entry.name.startswith("policy-") and f"{VAR}/{entry.name}" != path:
+                files.remove(f"{VAR}/{entry.name}")
+    except (CannotWriteError, OSError):
+        return
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401  # JSON
+    """Return a value as the reader made it: lists are tuples."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _frozen(item) for name, item in value.items()}
+    return value

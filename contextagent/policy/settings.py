@@ -1,0 +1,239 @@
+"""What holds once every voice was heard: defaults, preset, image, site, user; nobody says more than it may."""
+
+from __future__ import annotations
+
+from contextagent.model import Limits, Problem, Value
+from contextagent.policy.imagefile import load_image_policy
+from contextagent.policy.layer import Layer, Setting
+from contextagent.policy.presets import PRESETS
+from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, script_key, split_script_key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from contextagent.model import Frequency, Owner
+    from contextagent.policy.schema import Key
+
+__all__ = ["Layer", "Origin", "ScriptSettings", "Setting", "Settings", "load_image_policy", "load_material", "merge"]
+
+NOT_YET = {"user.profile": "guarded", "site.profile": "guarded"}
+"""Values that have no effect yet, of keys that have one."""
+
+
+def load_material(voice: str, name: str, data: bytes) -> Layer:
+    """Return what a site's or a user's settings file says; `policy.loader.load_material` has the rules."""
+    from contextagent.policy import loader  # noqa: PLC0415  # most contexts have no settings
+
+    return loader.load_material(voice, name, data)  # type: ignore[arg-type]  # narrowed there
+
+
+class Origin(Value):
+    """Where an effective value comes from: `default`, `preset`, or a voice with file and line."""
+
+    voice: str
+    path: str = ""
+    line: int = 0
+
+    def text(self) -> str:
+        """Return `voice`, or `voice path:line`."""
+        place = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{self.voice} {place}" if place else self.voice
+
+
+class ScriptSettings(Value):
+    """How one script is run; `frequency` None means by its owner's rule, `rerun` is `safe` or empty."""
+
+    frequency: Frequency | None
+    on_error: str
+    rerun: str
+    daemons: str
+    limits: Limits
+
+
+class Settings:
+    """The effective value of every key: `settings["disk.eject"]`.
+
+    Attributes:
+        preset: The defaults that were started from.
+        warnings: Everything that was passed over in any voice's words, and what happens next.
+    """
+
+    def __init__(
+        self, preset: str, spoken: Mapping[str, tuple[Setting, str]], warnings: tuple[Problem, ...] = ()
+    ) -> None:
+        self.preset = preset
+        self.warnings = warnings
+        self._spoken = spoken
+        self._preset = PRESETS[preset]
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  # each key has its own type: policy.schema
+        """Return a key's effective value; for an open section (`features.machine`), a dict of what is in it.
+
+        Raises:
+            KeyError: There is no such key: a bug of the caller.
+        """
+        if name in self._spoken:
+            return self._spoken[name][0].value
+        if name in self._preset:
+            return self._preset[name]
+        if f"{name}." in OPEN_SECTIONS:
+            return {key[len(name) + 1 :]: said.value for key, (said, _) in self._spoken.items() if key.startswith(f"{name}.")}
+        key = find(name)
+        if key is None:
+            raise KeyError(name)
+        return key.default
+
+    def origin(self, name: str) -> Origin:
+        """Return who set a key, and where."""
+        if name in self._spoken:
+            said, voice = self._spoken[name]
+            return Origin(voice=voice, path=said.path, line=said.line)
+        return Origin(voice=f"preset {self.preset}" if name in self._preset else "default")
+
+    def names(self) -> Iterator[str]:
+        """Yield the dotted key of every value, in the table's order; open sections only where something is in them."""
+        for name, *_ in ROWS:
+            section = next((each for each in OPEN_SECTIONS if name.startswith(each)), "")
+            if not section:
+                yield name
+            elif name == "scripts.ID.wall_s" or section != OPEN_SECTIONS[0]:
+                yield from sorted(key for key in self._spoken if key.startswith(section))
+
+    def script(self, script_id: str, owner: Owner) -> ScriptSettings:
+        """Return how the script of that id is run.
+
+        A user's script never refuses the pilot, and leaves nothing running: for those two, the user has no say.
+        """
+        rerun = self[script_key(script_id, "rerun")]
+        is_site = owner == "site"
+        return ScriptSettings(
+            frequency=self[script_key(script_id, "frequency")],
+            on_error=self[script_key(script_id, "on_error")] if is_site else "continue",
+            rerun="safe" if rerun == "safe" else "",
+            daemons=self[script_key(script_id, "daemons")] if is_site else "kill",
+            limits=self.script_limits(script_id, owner),
+        )
+
+    def script_limits(self, script_id: str, owner: Owner) -> Limits:
+        """Return the bounds of the script of that id; its owner's own words are in them, where they may be."""
+        del owner  # the id begins with it; callers name it, since a limit by owner is the next thing sites ask for
+        return Limits(**{field: self[script_key(script_id, field)] for field in Limits._fields})
+
+
+def merge(image: Layer, site: Layer | None = None, user: Layer | None = None) -> Settings:
+    """Return the effective settings, each voice bounded by those above it.
+
+    A value that goes further than its voice may is ignored with a warning that names both; it never bounds anything.
+    """
+    preset = image.values["preset"].value if "preset" in image.values else "standard"
+    merging = _Merging(preset)
+    for layer in (image, site, user):
+        if layer is not None:
+            merging.add(layer)
+    return merging.settings()
+
+
+class _Merging:
+    def __init__(self, preset: str) -> None:
+        self._spoken: dict[str, tuple[Setting, str]] = {}
+        self._warnings: list[Problem] = []
+        self._view = Settings(preset, self._spoken)
+        later = [name for name in PRESETS[preset] if not _is_supported(name)]
+        if later:
+            message = f"preset '{preset}' also sets {', '.join(later)}: not yet supported, ignoring that"
+            self._warnings.append(Problem(reason="not-yet-supported", message=message))
+
+    def add(self, layer: Layer) -> None:
+        """Take in what a voice says, as far as it may."""
+        self._warnings += layer.warnings
+        above = dict(self._spoken)
+        for name, said in layer.values.items():
+            key = find(name)
+            rule = key.rule(layer.voice) if key else None
+            if key is None or rule is None:
+                continue  # the reader has warned; a layer made otherwise says nothing here either
+            why = self._refusal(key, rule, said, above, layer)
+            if why:
+                message = f"cannot set '{name}' to {_shown(said.value)}: {why}, ignoring it"
+                reason = "not-yet-supported" if "not yet" in why else "looser"
+                self._warnings.append(Problem(reason=reason, message=message, path=said.path, line=said.line))
+            else:
+                self._spoken[name] = (said, layer.voice)
+        if layer.voice == "image":
+            self._lower_profile()
+
+    def settings(self) -> Settings:
+        """Return what came out."""
+        return Settings(self._view.preset, self._spoken, tuple(self._warnings))
+
+    def _refusal(self, key: Key, rule: str, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
+        """Return why a value does not hold, or nothing."""
+        if NOT_YET.get(key.name) == said.value:
+            return "not yet supported"
+        bound = self._view[key.name]
+        origin = self._view.origin(key.name).text()
+        match rule:
+            case "<" if not _is_within(key, said.value, bound):
+                return f"only tighter than {_shown(bound)} ({origin}) is allowed"
+            case ">" if not _is_within(key, bound, said.value):
+                return f"only stricter than {_shown(bound)} ({origin}) is allowed"
+            case "^" if not _is_within(key, said.value, self._view["user.ceiling"]):
+                return f"'user.ceiling' is {self._view['user.ceiling']} ({self._view.origin('user.ceiling').text()})"
+            case "?" if not self._view["pilot.from_user"]:
+                return f"'pilot.from_user' is no ({self._view.origin('pilot.from_user').text()})"
+            case "/":
+                return self._script_refusal(key, said, above, layer)
+        return ""
+
+    def _script_refusal(self, key: Key, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
+        script_id, _ = split_script_key(key.name) or ("", "")
+        owner = "user" if layer.voice == "user" else "site"
+        if not script_id.startswith(f"{owner}/"):
+            return f"it is not the {owner}'s script"
+        is_limit = key.type[0] != "words"
+        is_bounded = key.name in above or (owner == "user" and is_limit)
+        bound = self._view[key.name]
+        if is_bounded and not _is_within(key, said.value, bound):
+            return f"only tighter than {_shown(bound)} ({self._view.origin(key.name).text()}) is allowed"
+        return ""
+
+    def _lower_profile(self) -> None:
+        """Keep the image's own `user.profile` below its ceiling: the two may stand in different files."""
+        profile, ceiling = find("user.profile"), self._view["user.ceiling"]
+        chosen = self._view["user.profile"]
+        if profile is None or _is_within(profile, chosen, ceiling):
+            return
+        origin = self._view.origin("user.profile")
+        lowered = "unprivileged" if ceiling == NOT_YET["user.profile"] else ceiling
+        self._spoken["user.profile"] = (Setting(value=lowered, path=origin.path, line=origin.line), "image")
+        where = self._view.origin("user.ceiling").text()
+        message = f"cannot set 'user.profile' to {chosen}: 'user.ceiling' is {ceiling} ({where}), using {lowered}"
+        self._warnings.append(Problem(reason="looser", message=message, path=origin.path, line=origin.line))
+
+
+def _is_supported(name: str) -> bool:
+    key = find(name)
+    return key is not None and key.is_supported
+
+
+def _is_within(key: Key, value: Any, bound: Any) -> bool:  # noqa: ANN401  # of the key's own type
+    """Return whether a value is as tight as a bound: smaller, or earlier in the list of words; None is no bound."""
+    if bound is None:
+        return True
+    if value is None:
+        return False
+    if key.type[0] == "words":
+        words: tuple[str, ...] = key.type[1:]
+        return words.index(value) <= words.index(bound)
+    return bool(value <= bound)
+
+
+def _shown(value: object) -> str:
+    """Return a value as a person writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
