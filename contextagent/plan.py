@@ -28,6 +28,8 @@ class Situation(Value):
         is_cloud_init: cloud-init is enabled in the image and executes user data itself.
         late: Owners whose pre-network scripts were not known, or not run, before the network came up.
         is_user_withheld: The trace is full and policy is `strict`: nothing of the user's runs.
+        begun: Ids of scripts that an agent began in this boot before it was killed, with the outcome (`done`,
+            `interrupted`); they are not begun again, unless they were interrupted and their settings say `rerun: safe`.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Situation(Value):
     is_cloud_init: bool = False
     late: tuple[Owner, ...] = ()
     is_user_withheld: bool = False
+    begun: Mapping[str, str] = {}
 
 
 def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
@@ -95,7 +98,7 @@ def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step
         profile=profile_of(script.owner, situation.settings, is_caller=situation.is_caller),
         limits=chosen.limits,
         frequency=frequency,
-        skip=_skip(script.id, script.sha512, script.owner, frequency, situation, rerun=chosen.rerun),
+        skip=_skip(script.id, script.sha512, script.owner, frequency, situation, rerun=chosen.rerun, is_user_data=_is_user_data(script)),
         late=is_late,
         content=script.content,
         argument="stop" if script.phase == "stop" else "start",
@@ -105,22 +108,27 @@ def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step
     )
 
 
+def _is_user_data(script: Script) -> bool:
+    """Whether a script came as user data: only such ranks do (docs/reference/context.md, table of names)."""
+    return script.owner == "user" and script.rank == (3 if script.phase == "pre-network" else 4)
+
+
 def _skip(  # noqa: PLR0913  # each argument is one ground for skipping
-    step_id: str, sha512: str, owner: Owner, frequency: Frequency, situation: Situation, *, rerun: str = ""
+    step_id: str, sha512: str, owner: Owner, frequency: Frequency, situation: Situation, *, rerun: str = "", is_user_data: bool = False
 ) -> str | None:
     """Return the fixed reason why a step is not taken, or None."""
     if owner == "user" and situation.is_user_withheld:
         return "trace-full"
-    if owner == "user" and situation.is_cloud_init:
+    if is_user_data and situation.is_cloud_init:
         return "cloud-init"
-    if frequency == "every-boot" or situation.is_forced:
+    known_sha512, outcome = (sha512, situation.begun[step_id]) if step_id in situation.begun else ("", "")
+    if not outcome and frequency == "once" and not situation.is_forced:
+        known_sha512, outcome = situation.once.get(step_id, ("", ""))
+    if not outcome or known_sha512 != sha512:
         return None
-    known_sha512, outcome = situation.once.get(step_id, ("", ""))
-    if known_sha512 != sha512:
-        return None
-    if outcome in ("interrupted", "running"):
-        return None if rerun == "safe" else "interrupted"
-    return "once-done"
+    if outcome == "done":
+        return "done" if step_id in situation.begun else "once-done"
+    return None if rerun == "safe" else "interrupted"
 
 
 def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[Step]:

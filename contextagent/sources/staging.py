@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.model import Medium, Offer, Owner, Trust
     from contextagent.policy.settings import Settings
+    from contextagent.runner.folders import Folders
     from contextagent.sources.disk import Found
 
 
@@ -144,6 +145,31 @@ def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Stage
     return Staged(supply=supply.replace(digest=_digest(supply)), folder=place, warnings=tuple(warnings))
 
 
+def install(host: Host, staged: Staged, instance_folder: str, folders: Folders, *, is_folder_kept: bool) -> None:
+    """Move what was staged to where it is used: scripts and files, the owner's working folder, payloads that are kept.
+
+    Args:
+        host: The machine.
+        staged: Of one owner; its folder is gone afterwards.
+        instance_folder: Guest path.
+        folders: The owners' working folders.
+        is_folder_kept: The working folder was made from the same supply before: what scripts left in it stays.
+
+    Raises:
+        CannotWriteError: The state can't be written.
+    """
+    supply = staged.supply
+    for name, place in (("scripts", f"scripts/{supply.owner}"), ("kept", f"context/kept-{supply.owner}")):
+        host.files.make_folder(f"{staged.folder}/{name}")
+        host.files.make_folder(f"{instance_folder}/{place}".rpartition("/")[0])
+        host.files.remove(f"{instance_folder}/{place}")
+        host.files.rename(f"{staged.folder}/{name}", f"{instance_folder}/{place}")
+    if not is_folder_kept:
+        host.files.make_folder(f"{staged.folder}/context")
+        folders.replace(supply.owner, f"{staged.folder}/context")
+    host.files.remove(staged.folder)
+
+
 def _gather(
     groups: list[tuple[list[Offer], Medium | None]], owner: Owner, store: Store, warnings: list[Problem]
 ) -> Supply:
@@ -199,7 +225,7 @@ class _Made:
                 content = f"kept/{len(self._kept):03}"
                 sha512, size = self._store.add(content, _pieces(offer, medium), offer.name)
                 self._kept.append(
-                    Kept(name=offer.name, sha512=sha512, size_bytes=size, content=content, reason=offer.reason)
+                    Kept(name=offer.name, sha512=sha512, size_bytes=size, content=f"context/kept-{self._owner}/{content[5:]}", reason=offer.reason)
                 )
 
     def _take_script(self, offer: Offer, medium: Medium | None) -> None:

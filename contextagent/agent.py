@@ -1,0 +1,213 @@
+"""One phase of a boot, told in order: remember, find, judge, plan, run, report."""
+
+from __future__ import annotations
+
+from contextagent.errors import ContextAgentError
+from contextagent.model import OWNERS, PHASES, Problem, Value
+from contextagent.plan import Situation, make_plan
+from contextagent.policy.settings import load_image_policy, load_material, merge
+from contextagent.runner import chronicle
+from contextagent.runner.folders import Folders
+from contextagent.runner.journal import Journal
+from contextagent.runner.memory import close_interrupted, recall
+from contextagent.runner.execution import execute
+from contextagent.runner.state import State, instance_folder
+from contextagent.runner.status import RUN
+from contextagent.runner.surroundings import surroundings
+from contextagent.sources.search import search
+from contextagent.sources.staging import install
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from contextagent.host import Host
+    from contextagent.model import Owner, Phase, Plan, Supply
+    from contextagent.policy.settings import Layer, Settings
+    from contextagent.runner.memory import Memory
+    from contextagent.sources.search import Finding
+
+BOOT = PHASES[:2]
+"""What `run` and a boot go through; `stop` comes when the machine does."""
+
+
+class Request(Value):
+    """What the caller of one command asks for.
+
+    Attributes:
+        disk: `--disk`: a device, an ISO file, a folder, `none`; None for what the machine has.
+        policy: `--policy`: a file instead of the image's own; None for that.
+        is_forced: Once-markers are ignored.
+        is_resumed: An agent before this one may have been killed in the phase: go on with what is left.
+    """
+
+    disk: str | None = None
+    policy: str | None = None
+    is_forced: bool = False
+    is_resumed: bool = False
+
+
+def run(host: Host, phases: Sequence[Phase], request: Request) -> State:
+    """Run the phases in order, and return what is remembered of this boot then.
+
+    Raises:
+        InvalidInputError: The image's policy is invalid; nothing was done.
+        TryLaterError: Another run holds the lock.
+        CannotWriteError: The agent's own folders can't be written; nothing was done.
+        UsageError: `--disk` names nothing.
+    """
+    host.files.make_folder(RUN, 0o755)
+    lock = host.lock(f"{RUN}/lock")
+    try:
+        image = load_image_policy(host, request.policy)
+        for phase in phases:
+            state = _run_phase(host, phase, request, image)
+        return state
+    finally:
+        lock.release()
+
+
+def plan(host: Host, phase: Phase | None, request: Request) -> Plan:
+    """Return the plan that `run` would execute now; nothing on the machine is changed.
+
+    Raises:
+        InvalidInputError: The image's policy is invalid.
+        UsageError: `--disk` names nothing.
+    """
+    image = load_image_policy(host, request.policy, may_write=False)
+    memory = recall(host)
+    known = memory.state
+    if not _is_known(known, phase or BOOT[0], request):
+        finding = search(host, merge(image), known, override=request.disk, is_trial=True)
+        known = _judged(host, known, finding)
+    settings, _ = _settings(image, known.supplies)
+    return make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
+
+
+def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> State:
+    """Run one phase, and return what is remembered then."""
+    memory = recall(host)
+    if _is_over(memory.state, phase, request):
+        return memory.state
+    known, finding = memory.state, None
+    if not _is_known(known, phase, request):
+        finding = search(host, merge(image), known, override=request.disk, is_trial=False)
+        known = _judged(host, known, finding)
+    settings, problems = _settings(image, known.supplies)
+    known = _with(known, errors=problems)
+    journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
+    try:
+        chronicle.begin(host, journal, known if finding else known.replace(verdicts=()), image)
+        known = close_interrupted(journal, memory.replace(state=known))
+        around = surroundings(host, known, settings, phase)
+        folders = Folders(host, known.instance_id, around.owners)
+        known = _with(known, warnings=around.problems)
+        if finding:
+            known = _installed(host, finding, memory.state, known, folders)
+        situation = _situation(host, settings, memory, known, phase, request)
+        steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=journal.is_strictly_full))
+        return execute(host, journal, known, steps, folders=folders, around=around)
+    finally:
+        journal.close()
+
+
+def _is_over(known: State, phase: Phase, request: Request) -> bool:
+    """Whether there is nothing to do: a resumed phase is complete, or the machine's stop was done in this boot."""
+    is_complete = known.phases.get(phase, {}).get("state") not in (None, "pending", "running")
+    return is_complete and (request.is_resumed or phase == "stop")
+
+
+def _is_known(known: State, phase: Phase, request: Request) -> bool:
+    """Whether this boot's context was found already: by the phase before, or by a killed agent in this one."""
+    begun = known.phases.get(phase, {}).get("state") == "running"
+    earlier = [each for each in known.phases if PHASES.index(each) < PHASES.index(phase)]
+    return bool(earlier) or (begun and request.is_resumed)
+
+
+def _judged(host: Host, known: State, finding: Finding) -> State:
+    """Return the state of an instance whose context has just been found, before anything of it runs."""
+    identity = finding.identity
+    if identity.is_new:
+        known = State(instance_id=identity.instance_id, boot_id=known.boot_id, last=known.last, warnings=known.warnings)
+    supplies: dict[Owner, Supply | None] = {
+        owner: staged.supply if staged else None for owner, staged in finding.staged.items()
+    }
+    known = known.replace(
+        ids=identity.ids, phases={}, reports=(), errors=(), supplies=supplies, verdicts=finding.verdicts
+    )
+    return _with(known, warnings=(*finding.warnings, *_cloud_init(host, supplies.get("user"))))
+
+
+def _cloud_init(host: Host, user: Supply | None) -> tuple[Problem, ...]:
+    """Return the one warning where cloud-init would run the user data, too; the rule needs something to run."""
+    if user is None or not user.user_data or not (user.scripts or user.files):
+        return ()
+    from contextagent.sources.cloud_init import is_enabled  # noqa: PLC0415  # only user data raises the question
+
+    if not is_enabled(host):
+        return ()
+    message = (
+        "cannot run the user data before the site's scripts: cloud-init is enabled in this image and runs it itself, "
+        "ignoring it (the image's endorser can switch cloud-init off)"
+    )
+    return (Problem(reason="cloud-init", message=message),)
+
+
+def _settings(image: Layer, supplies: Mapping[Owner, Supply | None]) -> tuple[Settings, tuple[Problem, ...]]:
+    """Return the effective settings of all voices; a settings file that is invalid is named and left out."""
+    layers: dict[Owner, Layer | None] = dict.fromkeys(OWNERS)
+    problems: list[Problem] = []
+    for owner in OWNERS:
+        supply = supplies.get(owner)
+        if supply is None or supply.settings is None:
+            continue
+        name, text = supply.settings
+        is_site_disk = owner == "site" and supply.trust == "channel"
+        try:
+            layers[owner] = load_material(
+                "site-disk" if is_site_disk else owner, name, text.encode("utf-8", "surrogateescape")
+            )
+        except ContextAgentError as error:
+            reason = f"invalid-{owner}-settings"
+            problems += [each.replace(reason=reason) for each in error.problems] or [
+                Problem(reason=reason, message=f"{error}, going on without it")
+            ]
+    return merge(image, layers["site"], layers["user"]), tuple(problems)
+
+
+def _with(known: State, *, warnings: Sequence[Problem] = (), errors: Sequence[Problem] = ()) -> State:
+    """Return the state with more to say, each thing once."""
+    return known.replace(
+        warnings=tuple(dict.fromkeys((*known.warnings, *warnings))), errors=tuple(dict.fromkeys((*known.errors, *errors)))
+    )
+
+
+def _situation(  # noqa: PLR0913  # everything that a plan depends on
+    host: Host, settings: Settings, memory: Memory, known: State, phase: Phase | None, request: Request
+) -> Situation:
+    earlier = known.phases.get(BOOT[0], {}).get("state")
+    is_late = phase == "post-network" and earlier in (None, "running")
+    is_continued = request.is_resumed or (is_late and earlier == "running")
+    return Situation(
+        settings=settings,
+        is_caller=host.is_caller,
+        once=known.once,
+        is_forced=request.is_forced,
+        is_cloud_init=any(each.reason == "cloud-init" for each in known.warnings),
+        late=OWNERS if is_late else (),
+        begun=memory.begun if is_continued else {},
+    )
+
+
+def _installed(host: Host, finding: Finding, before: State, known: State, folders: Folders) -> State:
+    """Put each owner's staged supply in place; return the state with the folders that were made from it."""
+    made = dict(known.folders)
+    for owner in OWNERS:
+        staged = finding.staged[owner]
+        if staged is None or not staged.folder:
+            continue
+        digest = staged.supply.digest
+        is_kept = owner == "user" and not finding.identity.is_new and before.folders.get(owner) == digest
+        install(host, staged, instance_folder(known.instance_id), folders, is_folder_kept=is_kept)
+        made[owner] = digest
+    return known.replace(folders=made)

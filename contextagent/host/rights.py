@@ -1,0 +1,62 @@
+"""Doing one small thing with somebody else's rights: in a child that has them, and only them."""
+
+from __future__ import annotations
+
+import os
+
+from contextagent.errors import CannotWriteError, ContextAgentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from contextagent.host.accounts import Account
+
+_LONGEST_ERROR_BYTES = 4096
+_PATIENCE_S = 20
+"""What a home on a slow network file system may take; then the child is ended by its own alarm."""
+
+
+def as_account(account: Account, work: Callable[[], None]) -> None:
+    """Run `work` as the account: its uid and gid, no other groups, umask 077.
+
+    A link that the account planted then leads only where the account could have written anyway.
+
+    Args:
+        account: Whose rights.
+        work: What to do; it must not rely on anything that it changes in memory.
+
+    Raises:
+        CannotWriteError: `work` failed; the message is its own.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _child(account, work, write_end)
+    os.close(write_end)
+    said = b""
+    while len(said) < _LONGEST_ERROR_BYTES and (data := os.read(read_end, _LONGEST_ERROR_BYTES)):
+        said += data
+    os.close(read_end)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise CannotWriteError(said.decode("utf-8", "replace") or f"cannot act as '{account.name}': it did not end in time")
+
+
+def _child(account: Account, work: Callable[[], None], write_end: int) -> None:
+    """Do the work and end; an exception must not unwind into the parent's copy of the story."""
+    status = 1
+    try:
+        import _signal  # noqa: PLC0415  # the alarm needs no Python handler, so not the slow module
+
+        _signal.alarm(_PATIENCE_S)
+        os.setgroups([])
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+        os.umask(0o077)
+        work()
+        status = 0
+    except (OSError, ContextAgentError) as error:
+        os.write(write_end, str(error).encode("utf-8", "surrogateescape")[:_LONGEST_ERROR_BYTES])
+    finally:
+        os._exit(status)

@@ -1,0 +1,1 @@
+"""Hands: staged scripts run, files placed, everything recorded."""

@@ -1,0 +1,81 @@
+"""What is recorded of a phase beside its scripts: the boot itself, what each source said, the phase's end."""
+
+from __future__ import annotations
+
+import os
+
+from contextagent import __version__
+from contextagent.digests import new_sha512
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.model import Owner, Supply
+    from contextagent.policy.settings import Layer
+    from contextagent.runner.journal import Journal
+    from contextagent.runner.state import State
+
+
+def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
+    """Record the boot (once a boot) and what every source said."""
+    if journal.seq == 0:
+        journal.record(
+            "boot",
+            is_durable=False,
+            agent=__version__,
+            agent_sha512=agent_sha512(),
+            policy_sha512=image.sha512,
+            kernel=host.kernel_release(),
+            image=None,
+            baseline=None,
+            modes={"root": host.root} if host.is_caller else {},
+            last=dict(state.last) or None,
+        )
+    for verdict in state.verdicts:
+        supply = state.supplies.get(verdict.owner)
+        is_found = supply is not None and verdict.verdict == "found"
+        journal.record(
+            "source",
+            is_durable=False,
+            owner=verdict.owner,
+            source=verdict.source,
+            verdict=verdict.verdict,
+            reason=verdict.reason,
+            bytes=_bytes(supply) if supply and is_found else 0,
+            sha512=supply.digest if supply and is_found else "",
+        )
+    journal.sync()
+
+
+def _bytes(supply: Supply) -> int:
+    items = (*supply.scripts, *supply.files, *supply.kept)
+    return sum(item.size_bytes for item in items) + sum(size for _, _, size in supply.companions)
+
+
+def agent_sha512() -> str:
+    """Return one digest over the agent's own files (names and bytes, in C-locale order).
+
+    What runs is what is digested: a package manager's word for it may be older than the last attack.
+    """
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    digest = new_sha512()
+    for folder, folders, names in os.walk(home):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(names):
+            digest.update(f"{folder[len(home) :]}/{name}\0".encode())
+            with open(f"{folder}/{name}", "rb", buffering=0) as file:
+                digest.update(file.readall())
+    return digest.hexdigest()
+
+
+def receipt_facts(state: State, supplies: Mapping[Owner, Supply | None]) -> dict[str, Any]:
+    """Return what a receipt says beside what the trace's records say."""
+    return {
+        "instance_id": state.instance_id,
+        "boot_id": state.boot_id,
+        "trust": {owner: supply.trust for owner, supply in supplies.items() if supply},
+        "sources": {owner: {"source": supply.source, "digest": supply.digest} for owner, supply in supplies.items() if supply},
+    }

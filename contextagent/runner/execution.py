@@ -1,0 +1,117 @@
+"""The execution of a plan: begun and ended in trace, state and status, whatever happens between."""
+
+from __future__ import annotations
+
+from contextagent.errors import CannotWriteError
+from contextagent.model import PHASES, Problem
+from contextagent.runner import status as report
+from contextagent.runner.phase import PhaseRun
+from contextagent.runner.state import save
+from contextagent.trace.records import rfc3339
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.model import Phase, Plan, Step
+    from contextagent.runner.folders import Folders
+    from contextagent.runner.journal import Journal
+    from contextagent.runner.state import State
+    from contextagent.runner.surroundings import Surroundings
+
+_TELL_EVERY_S = 1.0
+"""How often progress is published: a context of 5,000 scripts must not write 5,000 status files."""
+
+
+class _Standing:
+    """Where the state stands while a plan is executed; what can't be written is said and ends nothing."""
+
+    def __init__(self, host: Host, journal: Journal, state: State) -> None:
+        self._host = host
+        self._journal = journal
+        self.state = state
+        self._told_ns = 0
+
+    def save(self) -> bool:
+        """Write the state, durably; return whether that worked."""
+        last = {"boot": self.state.boot_id, "seq": self._journal.seq, "hash": self._journal.head}
+        try:
+            save(self._host, self.state.replace(last=last))
+        except CannotWriteError as error:
+            self._said(error)
+            return False
+        return True
+
+    def tell(self, reports: Sequence[Mapping[str, Any]] = (), *, is_final: bool = False) -> None:
+        """Publish status.json, at most once a second until the end."""
+        now_ns = self._host.mono_ns()
+        if not is_final and now_ns - self._told_ns < _TELL_EVERY_S * 1e9:
+            return
+        self._told_ns = now_ns
+        shown = self.state.replace(reports=(*self.state.reports, *reports))
+        try:
+            report.publish(self._host, report.make_status(shown, order=PHASES))
+        except CannotWriteError as error:
+            self._said(error)
+
+    def remember(self, step: Step) -> bool:
+        """Remember in the state that a step is about to run, where the trace can't."""
+        self.state = self.state.replace(once={**self.state.once, step.id: (step.sha512, "running")})
+        return self.save()
+
+    def _said(self, error: CannotWriteError) -> None:
+        problem = Problem(reason=error.reason, message=f"{error}, going on without it")
+        if problem not in self.state.warnings:
+            self.state = self.state.replace(warnings=(*self.state.warnings, problem))
+
+
+def execute(  # noqa: PLR0913  # the hands' whole surroundings, by keyword
+    host: Host, journal: Journal, state: State, plan: Plan, *, folders: Folders, around: Surroundings
+) -> State:
+    """Execute the plan of one phase, and return what is remembered then.
+
+    The state is written before the first script, so that a killed agent knows what it was about, and after the last.
+    """
+    phase = plan.phase
+    if phase is None:
+        message = "a plan of all phases is for reading"
+        raise TypeError(message)
+    began_ns, began = host.mono_ns(), rfc3339(host.utc_ns())
+    running = {"state": "running", "started": began, "finished": None, "duration_s": None}
+    again = {step.id for step in plan.steps}
+    earlier = tuple(each for each in state.reports if each["id"] not in again)
+    standing = _Standing(host, journal, state.replace(phases={**state.phases, phase: running}, reports=earlier))
+    standing.save()
+    standing.tell()
+    work = PhaseRun(
+        host=host, journal=journal, folders=folders, around=around, remember=standing.remember, tell=standing.tell
+    )
+    work.run(plan)
+    ended = {
+        "state": report.phase_state(work.reports, work.problems),
+        "started": began,
+        "finished": rfc3339(host.utc_ns()),
+        "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
+    }
+    state = standing.state
+    standing.state = state.replace(
+        phases={**state.phases, phase: ended},
+        reports=(*earlier, *work.reports),
+        once={**state.once, **work.once},
+        errors=(*state.errors, *work.problems),
+    )
+    _close(host, journal, standing, phase)
+    return standing.state
+
+
+def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> None:
+    """End the phase in trace, state, status and receipt, with one line on the console."""
+    result = report.result_of(standing.state)
+    if phase == "stop":
+        journal.record("shutdown", result=result)
+    journal.anchor()
+    standing.save()
+    standing.tell(is_final=True)
+    host.announce(f"contextagent: {phase} {standing.state.phases[phase]['state']}, result {result}")

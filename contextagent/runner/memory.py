@@ -1,0 +1,92 @@
+"""What the agent knows when a phase begins: the last checkpoint, and what the trace says has happened since."""
+
+from __future__ import annotations
+
+from contextagent.model import Problem, Value
+from contextagent.runner.journal import LOGS, read_records
+from contextagent.runner.state import State, fold, load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.runner.journal import Journal
+
+
+class Memory(Value):
+    """The instance as remembered.
+
+    Attributes:
+        state: Of this boot where the agent has run in it already, else cleared of what spoke of the boot before.
+        unfinished: `start` records that no `end` follows: the agent was killed while the script ran.
+        begun: Id to outcome (`done`, `interrupted`) of the scripts that the killed agent began in this boot.
+    """
+
+    state: State
+    unfinished: tuple[Mapping[str, Any], ...] = ()
+    begun: Mapping[str, str] = {}
+
+
+def recall(host: Host) -> Memory:
+    """Return what is remembered, repaired from the traces where the checkpoint is behind, damaged or gone."""
+    state = load(host) or State(instance_id="")
+    boot_id = host.boot_id()
+    was_killed = any(phase.get("state") == "running" for phase in state.phases.values())
+    unfinished: tuple[Mapping[str, Any], ...] = ()
+    begun: dict[str, str] = {}
+    if state.damage or was_killed:
+        records = list(_records_since(host, state))
+        state = state.replace(once=fold(state.once, records))
+        unfinished = tuple(_unfinished(records))
+        begun = _begun(records, boot_id)
+    if state.damage:
+        damaged = Problem(
+            reason="state-damaged",
+            message=f"cannot use the state of instance '{state.instance_id}': {state.damage}, using the traces instead",
+        )
+        state = state.replace(warnings=(damaged,), damage="")
+    if state.boot_id != boot_id:
+        state = state.replace(
+            boot_id=boot_id, phases={}, verdicts=(), errors=(), reports=(), warnings=state.warnings if not state.boot_id else ()
+        )
+    return Memory(state=state, unfinished=unfinished, begun=begun)
+
+
+def _records_since(host: Host, state: State) -> Iterator[Mapping[str, Any]]:
+    """Yield the trace's records that the checkpoint does not know; all of the instance's where it is damaged."""
+    if not state.damage:
+        after = state.last.get("seq", 0) if state.last.get("boot") == state.boot_id else 0
+        yield from (record for record in read_records(host, state.boot_id) if record["seq"] > after)
+        return
+    for entry in sorted(host.files.folder(LOGS), key=lambda entry: entry.path):
+        if entry.name.startswith("trace-") and entry.name.endswith(".jsonl"):
+            boot_id = entry.name[len("trace-") : -len(".jsonl")]
+            yield from (record for record in read_records(host, boot_id) if record.get("inst") == state.instance_id)
+
+
+def _unfinished(records: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the `start` records that are not followed by an `end` of the same script, in order."""
+    open_starts: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        if record["ev"] == "start":
+            open_starts[record["boot"], record["id"]] = record
+        elif record["ev"] == "end":
+            for key in [key for key in open_starts if key[1] == record["id"]]:
+                del open_starts[key]
+    yield from open_starts.values()
+
+
+def _begun(records: list[Mapping[str, Any]], boot_id: str) -> dict[str, str]:
+    markers = fold({}, (record for record in records if record["boot"] == boot_id))
+    return {step_id: "done" if outcome == "done" else "interrupted" for step_id, (_, outcome) in markers.items()}
+
+
+def close_interrupted(journal: Journal, memory: Memory) -> State:
+    """Record an `end` for each script that a killed agent left open, and return the state with them as interrupted."""
+    once = dict(memory.state.once)
+    for record in memory.unfinished:
+        journal.record("end", id=record["id"], exit=None, signal=None, reason="agent-restart")
+        once[record["id"]] = (record["sha512"], "interrupted")
+    return memory.state.replace(once=once)

@@ -1,0 +1,223 @@
+"""One phase, step by step: what the plan says is done, timed, traced and reported.
+
+Nothing that a step does ends the phase: a script that fails, hangs or is refused is one line of the report, and the next
+step is taken.  The site's steps do not depend on the user's.
+"""
+
+from __future__ import annotations
+
+from contextagent.digests import sha512_hex
+from contextagent.errors import ContextAgentError
+from contextagent.model import Problem
+from contextagent.runner.folders import WORKING, parked
+from contextagent.runner.script import Job, run_script
+from contextagent.runner.state import instance_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.model import Ending, Owner, Phase, Plan, ScriptState, Step
+    from contextagent.runner.folders import Folders
+    from contextagent.runner.journal import Journal
+    from contextagent.runner.surroundings import Surroundings
+
+VETO_EXIT = 100
+"""A site script that ends so vetoes the pilot, and is `ok` (cli reference, exit codes)."""
+
+
+class PhaseRun:
+    """The execution of one phase's plan.
+
+    Args:
+        host: The machine.
+        journal: Where everything is recorded before and after it happens.
+        folders: The owners' working folders.
+        around: What it runs with.
+        remember: Called with a step when its `start` could not be made durable in the trace; returns whether it is
+            remembered otherwise. A `once` step that nobody could remember does not run.
+        tell: Called with the reports so far after each script, to publish progress.
+    """
+
+    def __init__(  # noqa: PLR0913  # the phase's whole surroundings, by keyword
+        self,
+        *,
+        host: Host,
+        journal: Journal,
+        folders: Folders,
+        around: Surroundings,
+        remember: Callable[[Step], bool],
+        tell: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self._host = host
+        self._journal = journal
+        self._folders = folders
+        self._around = around
+        self._remember = remember
+        self._tell = tell
+        self.reports: list[dict[str, Any]] = []
+        self.problems: list[Problem] = []
+        self.once: dict[str, tuple[str, str]] = {}
+
+    def run(self, plan: Plan) -> None:
+        """Take every step of the plan; what happened is in `reports`, `problems` and `once` afterwards."""
+        deadline_ns = self._host.mono_ns() + int(self._around.budget_s * 1e9)
+        for step in plan.steps:
+            skip = step.skip or ("budget" if self._host.mono_ns() >= deadline_ns else None)
+            if step.kind != "script":
+                self._place(step, skip)
+            elif skip:
+                self.report(step, "interrupted" if skip == "interrupted" else "skipped", reason=skip)
+            else:
+                self._run_script(step, deadline_ns)
+                self._tell(self.reports)
+
+    def report(self, step: Step, state: ScriptState, *, reason: str = "", ending: Ending | None = None) -> None:
+        """Add one script's line to the reports (keys as in status.json)."""
+        self.reports.append(
+            {
+                "id": step.id,
+                "owner": step.owner,
+                "phase": step.phase,
+                "name": step.name,
+                "sha512": step.sha512,
+                "profile": step.profile,
+                "state": state,
+                "exit_code": ending.exit_code if ending else None,
+                "signal": ending.signal if ending else None,
+                "duration_s": round(ending.wall_s, 3) if ending else None,
+                "late": step.late,
+                "output": self._output(step) if ending else None,
+                "reason": reason or None,
+                "on_error": step.on_error,
+            }
+        )
+
+    def _output(self, step: Step) -> str:
+        return f"{instance_folder(self._around.instance_id)}/output/{step.id}.log"
+
+    def _place(self, step: Step, skip: str | None) -> None:
+        """Put a file or an account's keys in place; a failure is named and ends nothing else."""
+        if skip:
+            return
+        from contextagent.runner import place  # noqa: PLC0415  # most boots place nothing
+
+        try:
+            placed = place.take(self._host, step, self._around.instance_id, self._around.accounts[step.owner])
+        except ContextAgentError as error:
+            self._journal.record("refuse", id=step.id, owner=step.owner, result="refused", reason=error.reason)
+            self.problems.append(Problem(reason=error.reason, message=f"{error}, going on without it"))
+            return
+        self._journal.record(placed.event, id=step.id, **placed.facts)
+        if step.frequency == "once":
+            self.once[step.id] = (step.sha512, "done")
+
+    def _run_script(self, step: Step, deadline_ns: int) -> None:
+        try:
+            folder = self._enter(step.owner)
+            self._host.files.make_folder(self._output(step).rpartition("/")[0])
+        except ContextAgentError as error:
+            self.problems.append(Problem(reason=error.reason, message=str(error)))
+            self.report(step, "refused", reason=error.reason)
+            return
+        job = self._job(step, folder, deadline_ns)
+        if step.profile == "unprivileged" and job.account is None:
+            self.report(step, "refused", reason="no-account")
+            return
+        is_durable = self._journal.record("start", **self._start_facts(step, job))
+        if not is_durable and step.frequency == "once" and not self._remember(step):
+            self.report(step, "skipped", reason="not-recordable")
+            return
+        ending = run_script(self._host, job)
+        self._journal.record("end", **_end_facts(step, ending))
+        is_veto = step.owner == "site" and ending.exit_code == VETO_EXIT
+        self.report(step, "ok" if is_veto else ending.state, reason=_reason(step, ending), ending=ending)
+        if step.frequency == "once":
+            self.once[step.id] = (step.sha512, "done")
+
+    def _enter(self, owner: Owner) -> str:
+        """Return the folder that the owner's scripts run in, now that it is theirs.
+
+        Raises:
+            CannotWriteError: It can't be had; root's own scripts then run in the parked one instead.
+        """
+        try:
+            self._folders.enter(owner)
+        except ContextAgentError as error:
+            if self._around.accounts[owner] is not None:
+                raise
+            self.problems.append(Problem(reason=error.reason, message=f"{error}, running the scripts where it is parked"))
+            return parked(self._around.instance_id, owner)
+        return WORKING
+
+    def _job(self, step: Step, folder: str, deadline_ns: int) -> Job:
+        limits = step.limits
+        if limits is None:
+            message = f"{step.id} has no limits"
+            raise TypeError(message)
+        left_s = max((deadline_ns - self._host.mono_ns()) / 1e9, 0.001)
+        return Job(
+            script=f"{instance_folder(self._around.instance_id)}/{step.content}",
+            argument=step.argument,
+            folder=folder,
+            environment={
+                **self._around.environment[step.owner],
+                "CONTEXTAGENT_PHASE": step.phase,
+                "CONTEXTAGENT_OWNER": step.owner,
+                "CONTEXTAGENT_CONTEXT_DIR": self._host.files.real(folder),
+            },
+            profile=step.profile,
+            account=self._around.accounts[step.owner],
+            limits=limits.replace(wall_s=min(limits.wall_s, left_s)),
+            output=self._output(step),
+            keep_daemons=step.owner == "site" and step.daemons == "keep",
+        )
+
+    def _start_facts(self, step: Step, job: Job) -> dict[str, Any]:
+        uid, gid = self._host.caller() if job.account is None else (job.account.uid, job.account.gid)
+        environment = "".join(f"{name}={value}\0" for name, value in sorted(job.environment.items()))
+        return {
+            "id": step.id,
+            "sha512": step.sha512,
+            "bytes": self._host.files.size(job.script),
+            "uid": uid,
+            "gid": gid,
+            "caps": "all" if uid == 0 else "none",
+            "profile": step.profile,
+            "wished": step.profile,
+            "argv": [job.script, job.argument],
+            "env_sha512": sha512_hex(environment.encode("utf-8", "surrogateescape")),
+            "late": step.late,
+        }
+
+
+def _end_facts(step: Step, ending: Ending) -> dict[str, Any]:
+    return {
+        "id": step.id,
+        "exit": ending.exit_code,
+        "signal": ending.signal,
+        "reason": ending.reason,
+        "wall_s": round(ending.wall_s, 3),
+        "user_s": round(ending.user_s, 3),
+        "sys_s": round(ending.sys_s, 3),
+        "maxrss_bytes": ending.maxrss_bytes,
+        "out_bytes": ending.out_bytes,
+        "out_sha512": ending.out_sha512,
+        "killed": ending.killed,
+        "sha512_after": ending.sha512_after,
+    }
+
+
+def _reason(step: Step, ending: Ending) -> str:
+    """Return why a script is not simply `ok`, in words that name what to change."""
+    if step.owner == "site" and ending.exit_code == VETO_EXIT:
+        return "vetoes the pilot"
+    if ending.state == "ok":
+        return ""
+    said = ending.detail or (ending.reason if ending.reason != "exit" else "")
+    if step.profile == "unprivileged" and ending.state == "failed":
+        hint = "ran without root's rights: profile 'unprivileged', set by 'user.profile' in the image's policy"
+        return f"{said}; {hint}" if said else hint
+    return said

@@ -1,0 +1,158 @@
+"""Files and login keys put where an owner wants them, with that owner's rights."""
+
+from __future__ import annotations
+
+import os
+import stat as stat_bits
+
+from contextagent.digests import sha256_hex
+from contextagent.errors import CannotWriteError, RefusedError
+from contextagent.model import Value
+from contextagent.runner.state import instance_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.host.accounts import Account
+    from contextagent.model import Step
+
+_MAX_BYTES = 1 << 30
+_MAX_KEYS_BYTES = 1 << 20
+JOB_OUTPUTS = "/etc/joboutputs"
+
+
+class Placed(Value):
+    """What the trace says of it: the event, and the record's own keys."""
+
+    event: str
+    facts: Mapping[str, Any]
+
+
+def take(host: Host, step: Step, instance_id: str, account: Account | None) -> Placed:
+    """Take one `file` or `account` step.
+
+    Args:
+        host: The machine.
+        step: What to place, and whose it is.
+        instance_id: Whose staged content.
+        account: The user's account, for the user's steps; None for root and for `--root`.
+
+    Raises:
+        RefusedError: The owner may not write there.
+        CannotWriteError: It could not be written.
+    """
+    if step.kind == "file":
+        return _file(host, step, instance_id, account)
+    return _keys(host, step, account)
+
+
+def _file(host: Host, step: Step, instance_id: str, account: Account | None) -> Placed:
+    if step.owner == "user":
+        _check_users_target(step.target, account)
+    _check_links(host, step.target)
+    is_replaced = host.files.exists(step.target)
+    content = f"{instance_folder(instance_id)}/{step.content}"
+    if account is None:
+        _put(host, step, host.files.chunks(content, max_bytes=_MAX_BYTES) if step.content else ())
+    else:
+        data = host.files.read(content, max_bytes=_MAX_BYTES) if step.content else b""
+        _as(account, lambda: _put(host, step, (data,)))
+    facts = {"owner": step.owner, "path": step.target, "sha512": step.sha512, "mode": f"{step.mode:04o}"}
+    return Placed(event="file", facts={**facts, "replaced": is_replaced})
+
+
+def _put(host: Host, step: Step, pieces: Any) -> None:  # noqa: ANN401  # an iterable of bytes
+    """Write beside the target and rename, with missing parents; a folder there is not replaced."""
+    parent, _, name = step.target.rpartition("/")
+    _make_parents(host, parent or "/")
+    temporary = f"{parent}/.{name}.{os.urandom(6).hex()}"
+    try:
+        if step.link:
+            host.files.link(temporary, step.link)
+        else:
+            host.files.create(temporary, pieces, mode=step.mode)
+        host.files.rename(temporary, step.target)
+    except OSError as error:
+        host.files.remove(temporary)
+        message = f"cannot write '{step.target}': {error.strerror or error}"
+        raise CannotWriteError(message) from error
+
+
+def _make_parents(host: Host, folder: str) -> None:
+    if not os.path.isdir(host.files.real(folder)):
+        host.files.make_folder(folder, 0o755)
+
+
+def _check_users_target(target: str, account: Account | None) -> None:
+    """Refuse a user's file outside its home and the job outputs (docs/reference/context.md, files)."""
+    homes = (account.home if account else "/var/lib/contextuser", JOB_OUTPUTS)
+    if not any(target.startswith(f"{home}/") for home in homes):
+        message = f"cannot write '{target}': a user's files go below {' or '.join(homes)} only"
+        raise RefusedError(message, reason="not-the-users")
+
+
+def _check_links(host: Host, target: str) -> None:
+    """Refuse a path through a link that somebody else than root (or the caller) made."""
+    ours = {0, os.getuid()}
+    at = ""
+    for part in target.split("/")[1:-1]:
+        at = f"{at}/{part}"
+        try:
+            found = os.lstat(host.files.real(at))
+        except FileNotFoundError:
+            return
+        if stat_bits.S_ISLNK(found.st_mode) and found.st_uid not in ours:
+            message = f"cannot write '{target}': '{at}' is a link that root did not make"
+            raise RefusedError(message, reason="through-link")
+
+
+def _keys(host: Host, step: Step, account: Account | None) -> Placed:
+    """Add login keys to an account's authorized_keys, written as that account."""
+    owner = account or host.account(step.target)
+    if owner is None and not host.is_caller:
+        message = f"cannot add keys for '{step.target}': there is no such account"
+        raise CannotWriteError(message, reason="no-account")
+    home = owner.home if owner else f"/home/{step.target}"
+    _as(None if host.is_caller else owner, lambda: _add_keys(host, home, step.lines))
+    prints = [fingerprint(line) for line in step.lines]
+    return Placed(event="identity", facts={"owner": step.owner, "account": step.target, "fingerprints": prints})
+
+
+def _add_keys(host: Host, home: str, lines: tuple[str, ...]) -> None:
+    folder, path = f"{home}/.ssh", f"{home}/.ssh/authorized_keys"
+    host.files.make_folder(folder)
+    try:
+        known = host.files.read(path, max_bytes=_MAX_KEYS_BYTES).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        known = ""
+    missing = [line for line in lines if line not in known.splitlines()]
+    if missing:
+        text = (known if known.endswith("\n") or not known else known + "\n") + "".join(f"{line}\n" for line in missing)
+        host.files.write(path, text.encode("utf-8", "surrogateescape"), durable=True)
+
+
+def _as(account: Account | None, work: Callable[[], None]) -> None:
+    if account is None or account.uid == os.getuid():
+        work()
+        return
+    from contextagent.host.rights import as_account  # noqa: PLC0415  # only a user's files need it
+
+    as_account(account, work)
+
+
+def fingerprint(line: str) -> str:
+    """Return an OpenSSH key's fingerprint, `SHA256:…` as ssh-keygen prints it; the line's own digest if it is none."""
+    import binascii  # noqa: PLC0415  # only a boot that brings keys needs it
+
+    for word in line.split():
+        try:
+            blob = binascii.a2b_base64(word.encode(), strict_mode=True) if word.startswith("AAAA") else b""
+        except (ValueError, binascii.Error):
+            blob = b""
+        if blob:
+            digest = binascii.b2a_base64(bytes.fromhex(sha256_hex(blob)), newline=False)
+            return "SHA256:" + digest.decode().rstrip("=")
+    return "line-sha256:" + sha256_hex(line.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,119 @@
+"""What came out: the result of a boot, and `status.json` that tells it (docs/reference/cli.md)."""
+
+from __future__ import annotations
+
+from contextagent import __version__, jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from contextagent.host import Host
+    from contextagent.model import Phase, PhaseState, Problem, Result
+    from contextagent.runner.state import State
+
+RUN = "/run/contextagent"
+STATUS = f"{RUN}/status.json"
+SCHEMA = 1
+EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}
+_FINE = ("ok", "pending")
+_FINE_SKIPS = ("once-done", "cloud-init", "interrupted")
+
+
+def phase_state(reports: Sequence[Mapping[str, Any]], problems: Sequence[Problem] = ()) -> PhaseState:
+    """Return how a phase went, from its scripts' reports and what else went wrong in it."""
+    troubled = [report for report in reports if not _is_fine(report)]
+    if any(report["owner"] == "site" and report["on_error"] == "no-pilot" for report in troubled):
+        return "failed"
+    return "degraded" if troubled or problems else "ok"
+
+
+def _is_fine(report: Mapping[str, Any]) -> bool:
+    return report["state"] in _FINE or (report["state"] == "skipped" and report["reason"] in _FINE_SKIPS)
+
+
+def result_of(state: State) -> Result:
+    """Return the boot's result so far: `failed` only where the site's part is missing or failed.
+
+    cloud-init running the user's part instead is `degraded` at best, since "user before site" can't be promised then.
+    """
+    states = [phase["state"] for phase in state.phases.values()]
+    if "running" in states:
+        return "running"
+    if "failed" in states or any(each.owner == "site" and each.verdict == "broken" for each in state.verdicts):
+        return "failed"
+    is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
+    if "degraded" in states or state.errors or is_cloud_init or any(each.verdict == "broken" for each in state.verdicts):
+        return "degraded"
+    return "ok" if any(state.supplies.values()) else "none"
+
+
+def make_status(state: State, *, order: Sequence[Phase], environment: str = "unknown") -> dict[str, Any]:
+    """Return `status.json`, schema 1, of what is remembered of this boot.
+
+    Args:
+        state: The instance's memory.
+        order: The phases that a boot has, for those that have not begun.
+        environment: Verdict on the software environment.
+    """
+    supplies = {owner: supply for owner, supply in state.supplies.items() if supply}
+    is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
+    sources = {owner: supplies[owner].source if owner in supplies else None for owner in ("site", "user")}
+    if is_cloud_init:
+        sources["user"] = "cloud-init"
+    never = {"state": "pending", "started": None, "finished": None, "duration_s": None}
+    return {
+        "schema": SCHEMA,
+        "agent": __version__,
+        "boot_id": state.boot_id,
+        "instance_id": state.instance_id,
+        "image": None,
+        "result": result_of(state),
+        "sources": sources,
+        "verdicts": [each.as_dict() for each in state.verdicts],
+        "trust": {owner: supply.trust for owner, supply in supplies.items()},
+        "phases": {phase: dict(state.phases.get(phase, never)) for phase in order},
+        "scripts": [_shown(report) for report in state.reports],
+        "lifetime": None,
+        "pilot": None,
+        "logging": {"targets": [], "delivered": "none"},
+        "environment": environment,
+        "warnings": [_said(each) for each in state.warnings],
+        "errors": [_said(each) for each in state.errors],
+    }
+
+
+def _shown(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "on_error"}
+
+
+def _said(problem: Problem) -> dict[str, str]:
+    return {"reason": problem.reason, "message": problem.text()}
+
+
+def publish(host: Host, status: Mapping[str, Any]) -> None:
+    """Put `status.json` in place for everybody to read.
+
+    Raises:
+        CannotWriteError: It could not be written.
+    """
+    host.files.make_folder(RUN, 0o755)
+    host.files.write(STATUS, jsontext.dumps(dict(status), indent=2).encode(), mode=0o644)
+
+
+def read_status(host: Host) -> dict[str, Any] | None:
+    """Return the published status, or None where no run has published one since the machine started.
+
+    Raises:
+        ValueError: It is no status of this schema.
+    """
+    try:
+        data = host.files.read(STATUS, max_bytes=64 << 20)
+    except OSError:
+        return None
+    status = jsontext.loads(data)
+    if not isinstance(status, dict) or status.get("schema") != SCHEMA:
+        message = "not a status of schema 1"
+        raise ValueError(message)
+    return status

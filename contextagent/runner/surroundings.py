@@ -1,0 +1,82 @@
+"""What a phase's scripts run with: whose account, which environment, how long."""
+
+from __future__ import annotations
+
+from contextagent.errors import CannotWriteError
+from contextagent.model import OWNERS, Problem, Value
+from contextagent.payloads.environment import base_environment, script_environment
+from contextagent.plan import profile_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from contextagent.host import Host
+    from contextagent.host.accounts import Account
+    from contextagent.model import Owner, Phase
+    from contextagent.policy.settings import Settings
+    from contextagent.runner.state import State
+
+USERS_HOME = "/var/lib/contextuser"
+MACHINE_FEATURES = "/etc/machinefeatures"
+JOB_FEATURES = "/etc/jobfeatures"
+JOB_OUTPUTS = "/etc/joboutputs"
+
+
+class Surroundings(Value):
+    """What a phase runs with.
+
+    Attributes:
+        environment: Per owner, what its scripts see, but for phase, owner and folder.
+        accounts: Per owner, the account that its scripts run as; None means root (or the caller).
+        budget_s: What all scripts of the phase may take together.
+        problems: What was refused or could not be had.
+    """
+
+    instance_id: str
+    environment: Mapping[Owner, Mapping[str, str]]
+    accounts: Mapping[Owner, Account | None]
+    budget_s: float
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def owners(self) -> dict[Owner, tuple[int, int]]:
+        """Uid and gid of those owners' folders that are not root's."""
+        return {owner: (each.uid, each.gid) for owner, each in self.accounts.items() if each}
+
+
+def surroundings(host: Host, state: State, settings: Settings, phase: Phase) -> Surroundings:
+    """Return what the phase's scripts run with; the user's account is made where the image has none."""
+    problems: list[Problem] = []
+    accounts: dict[Owner, Account | None] = dict.fromkeys(OWNERS)
+    if state.supplies.get("user") and profile_of("user", settings, is_caller=host.is_caller) == "unprivileged":
+        try:
+            accounts["user"] = host.make_account(settings["user.account"], USERS_HOME)
+        except CannotWriteError as error:
+            problems.append(Problem(reason="no-account", message=f"{error}, running none of the user's scripts"))
+    return Surroundings(
+        instance_id=state.instance_id,
+        environment={owner: _environment(host, state, owner, accounts[owner], problems) for owner in OWNERS},
+        accounts=accounts,
+        budget_s=settings["stop_budget_s" if phase == "stop" else "phase_budget_s"],
+        problems=tuple(problems),
+    )
+
+
+def _environment(
+    host: Host, state: State, owner: Owner, account: Account | None, problems: list[Problem]
+) -> dict[str, str]:
+    supply = state.supplies.get(owner)
+    if supply is None:
+        return {}
+    variables, refused = script_environment(supply.variables)
+    problems += refused
+    return {
+        **variables,
+        **base_environment(home=host.files.real(account.home if account else "/root")),
+        "CONTEXTAGENT_INSTANCE_ID": state.instance_id,
+        "CONTEXTAGENT_SOURCE": supply.source,
+        "MACHINEFEATURES": host.files.real(MACHINE_FEATURES),
+        "JOBFEATURES": host.files.real(JOB_FEATURES),
+        "JOBOUTPUTS": host.files.real(JOB_OUTPUTS),
+    }

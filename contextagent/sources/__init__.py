@@ -1,0 +1,1 @@
+"""Where a context comes from: found, judged, copied."""
