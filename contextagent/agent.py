@@ -94,7 +94,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Stat
         finding = search(host, merge(image), known, override=request.disk, is_trial=False)
         known = _judged(host, known, finding)
     settings, problems = _settings(image, known.supplies)
-    known = _with(known, errors=problems)
+    known = _with(known, errors=problems, warnings=settings.warnings)
     journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
     try:
         chronicle.begin(host, journal, known if finding else known.replace(verdicts=()), image)

@@ -1,0 +1,212 @@
+"""The verbs that tell how a boot went: `status`, `explain`, `analyze`."""
+
+from __future__ import annotations
+
+import time
+
+from contextagent.cli.text import add_format, printable, table
+from contextagent.errors import InvalidInputError, TryLaterError, UnknownError
+from contextagent.runner.status import EXIT_CODES, STATUS, read_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from contextagent.cli.text import Shell
+    from contextagent.host import Host
+
+_POLL_S = 0.2
+_BAR_COLUMNS = 40
+
+
+def _status_of(host: Host) -> dict[str, Any]:
+    """Return this boot's status.
+
+    Raises:
+        UnknownError: The agent has not run since the machine started.
+        InvalidInputError: The file is no status.
+    """
+    try:
+        status = read_status(host)
+    except ValueError as error:
+        message = f"cannot read '{STATUS}': {error}"
+        raise InvalidInputError(message) from error
+    if status is None or status["boot_id"] != host.boot_id():
+        message = "cannot tell 'status': the agent has not run in this boot"
+        raise UnknownError(message, hint="it runs by itself at boot; by hand: contextagent run")
+    return status
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Add `status`'s words."""
+    parser.epilog = "example:\n  contextagent status --wait --timeout 600 --format json"
+    parser.add_argument("--wait", action="store_true", help="wait until no phase is running")
+    parser.add_argument("--timeout", type=float, metavar="S", help="wait at most this many seconds (exit 75 then)")
+    add_format(parser)
+
+
+def run_status(options: argparse.Namespace, shell: Shell) -> int:
+    """Print the status; the exit code is the result's.
+
+    Raises:
+        TryLaterError: `--wait` timed out.
+        UnknownError: The agent has not run in this boot.
+    """
+    status = _waited(shell.host, options.timeout) if options.wait else _status_of(shell.host)
+    shell.emit(status, "\n".join(_status_lines(status)))
+    return EXIT_CODES[status["result"]]
+
+
+def _waited(host: Host, timeout_s: float | None) -> dict[str, Any]:
+    """Return the status once nothing is running any more; a run that has not begun yet is waited for, too."""
+    end_ns = None if timeout_s is None else host.mono_ns() + int(timeout_s * 1e9)
+    while True:
+        try:
+            status = _status_of(host)
+        except UnknownError:
+            status = None
+        if status is not None and status["result"] != "running":
+            return status
+        if end_ns is not None and host.mono_ns() >= end_ns:
+            message = f"cannot wait for 'status' any longer: not done within {timeout_s:g} s"
+            raise TryLaterError(message)
+        time.sleep(_POLL_S)
+
+
+def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    yield f"result    {status['result']}"
+    yield f"instance  {status['instance_id']}"
+    yield f"boot      {status['boot_id']}"
+    for owner, source in status["sources"].items():
+        trust = f" (trust: {status['trust'][owner]})" if owner in status["trust"] else ""
+        yield f"{owner:<8}  {source or 'nothing'}{trust}"
+    phases = [
+        (name, phase["state"], _seconds(phase["duration_s"]), phase["started"] or "")
+        for name, phase in status["phases"].items()
+    ]
+    yield ""
+    yield table(("PHASE", "STATE", "TOOK", "STARTED"), phases)
+    if status["scripts"]:
+        yield ""
+        yield table(("SCRIPT", "STATE", "EXIT", "TOOK", "PROFILE", "WHY"), [_script_row(each) for each in status["scripts"]])
+    for kind in ("errors", "warnings"):
+        for said in status[kind]:
+            yield f"{kind[:-1]}: {printable(said['message'])}"
+
+
+def _script_row(script: Mapping[str, Any]) -> tuple[str, ...]:
+    ended = script["exit_code"] if script["signal"] is None else f"signal {script['signal']}"
+    late = " (late)" if script["late"] else ""
+    return (
+        script["id"] + late,
+        script["state"],
+        "" if ended is None else str(ended),
+        _seconds(script["duration_s"]),
+        script["profile"],
+        script["reason"] or "",
+    )
+
+
+def _seconds(duration_s: float | None) -> str:
+    return "" if duration_s is None else f"{duration_s:.3f} s"
+
+
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Add `explain`'s words."""
+    parser.epilog = "example:\n  contextagent explain --format json"
+    add_format(parser)
+
+
+def run_explain(_options: argparse.Namespace, shell: Shell) -> int:
+    """Tell why this boot went as it did.
+
+    Raises:
+        UnknownError: The agent has not run in this boot.
+    """
+    status = _status_of(shell.host)
+    facts = {key: status[key] for key in ("result", "sources", "verdicts", "trust", "scripts", "errors", "warnings")}
+    shell.emit(facts, "\n".join(_explain_lines(status)))
+    return 0
+
+
+def _explain_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    yield f"result {status['result']}: {_WHY[status['result']]}"
+    yield ""
+    yield "what was tried, in order:"
+    tried = [
+        (each["owner"], each["source"], each["verdict"], _seconds(each["duration_s"]), each["reason"])
+        for each in status["verdicts"]
+    ]
+    yield table(("OWNER", "SOURCE", "VERDICT", "TOOK", "WHY"), tried) if tried else "nothing: no source is enabled"
+    yield ""
+    for owner, source in status["sources"].items():
+        yield f"the {owner}'s material comes from {source}" if source else f"the {owner} supplied no material"
+    for script in status["scripts"]:
+        why = _SKIPS.get(script["reason"] or "", script["reason"])
+        if why:
+            yield f"{script['id']} {script['state']}: {printable(why)}"
+    for kind in ("errors", "warnings"):
+        for said in status[kind]:
+            yield f"{kind[:-1]} [{said['reason']}]: {printable(said['message'])}"
+
+
+_WHY = {
+    "ok": "every script that had to run ended well",
+    "none": "there was no context; the machine boots as if the agent were not there",
+    "running": "a phase is still running",
+    "degraded": "something that is not the site's part failed; the site's part is complete",
+    "failed": "the site's part could not be had, or a site script failed: no pilot may start",
+}
+_SKIPS = {
+    "once-done": "it runs once per instance, and has (change it, or set its 'frequency', or run --force)",
+    "interrupted": "it runs once and was interrupted when the agent was killed; 'rerun: safe' would repeat it",
+    "cloud-init": "cloud-init in this image runs the user data itself",
+    "budget": "the phase's time was over before its turn ('phase_budget_s')",
+    "done": "it ran before the agent was killed in this phase",
+    "trace-full": "the trace can't be written, and 'trace.on_full' is strict",
+    "not-recordable": "it runs once, and nothing could be written down about it; it will be tried again",
+    "no-account": "the user's account could not be made, and user scripts never run as root without being allowed to",
+}
+
+
+def add_analyze(parser: argparse.ArgumentParser) -> None:
+    """Add `analyze`'s words."""
+    parser.epilog = "example:\n  contextagent analyze"
+    add_format(parser)
+
+
+def run_analyze(_options: argparse.Namespace, shell: Shell) -> int:
+    """Show where the time of this boot went.
+
+    Raises:
+        UnknownError: The agent has not run in this boot.
+    """
+    status = _status_of(shell.host)
+    rows = list(_time_rows(status))
+    facts = {"phases": status["phases"], "steps": [{"name": name, "duration_s": took} for name, took in rows]}
+    longest = max((took for _, took in rows), default=0.0) or 1.0
+    shown = [(name, f"{took:.3f} s", "#" * round(took / longest * _BAR_COLUMNS)) for name, took in rows]
+    shell.emit(facts, table(("STEP", "TOOK", ""), shown))
+    return 0
+
+
+def _time_rows(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield (name, seconds): the search, then each phase with its scripts and what the agent itself took."""
+    searched = {each["source"]: each["duration_s"] for each in status["verdicts"]}
+    for source, took in searched.items():
+        yield f"search {source}", took
+    scripts = list(status["scripts"])
+    for name, phase in status["phases"].items():
+        if phase["duration_s"] is None:
+            continue
+        mine = [each for each in scripts if each["duration_s"] is not None and _ran_in(each) == name]
+        for script in mine:
+            yield f"  {script['id']}", script["duration_s"]
+        yield f"{name} (agent's own)", max(0.0, phase["duration_s"] - sum(each["duration_s"] for each in mine))
+        yield f"{name}", phase["duration_s"]
+
+
+def _ran_in(script: Mapping[str, Any]) -> str:
+    return "post-network" if script["late"] else str(script["phase"])
