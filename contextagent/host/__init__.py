@@ -67,6 +67,16 @@ class Host:
         """Return the machine's DMI product UUID in lower case; empty when unknown."""
         return facts.product_uuid(self.files)
 
+    @staticmethod
+    def caller() -> tuple[int, int]:
+        """Return the uid and gid that this process acts with."""
+        return facts.caller()
+
+    @staticmethod
+    def oom_kills() -> int:
+        """Return how many processes the kernel has killed for want of memory since it started; 0 when it does not count."""
+        return facts.oom_kills()
+
     def announce(self, text: str) -> None:
         """Put one line on the console and in the kernel's log, as far as that goes; below another root do nothing."""
         if not self.is_caller:

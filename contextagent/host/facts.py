@@ -52,6 +52,17 @@ def product_uuid(files: Files) -> str:
     return _text(files, "/sys/class/dmi/id/product_uuid").strip().lower()
 
 
+def caller() -> tuple[int, int]:
+    """Return the effective uid and gid of this process."""
+    return os.geteuid(), os.getegid()
+
+
+def oom_kills() -> int:
+    """Return the kernel's count of out-of-memory kills (/proc/vmstat, since Linux 4.13); 0 where there is none."""
+    _, _, after = _real_text("/proc/vmstat").partition("\noom_kill ")
+    return int(after.partition("\n")[0] or 0)
+
+
 def announce(text: str) -> None:
     """Put one line on the console and in the kernel's log; what can't be written there is told nowhere else."""
     line = "contextagent: " + "".join(char if char.isascii() and char.isprintable() else "?" for char in text)

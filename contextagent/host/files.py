@@ -25,6 +25,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_MAX_PASSES = 1 << 16
+"""Over a folder that is being removed; each takes one level of its depth, so only somebody who keeps adding uses them up."""
+
 
 def random_name(prefix: str) -> str:
     """Return a name that nobody can guess, for a temporary file or folder."""
@@ -104,19 +107,21 @@ class Files:
         target = os.readlink(f"{base}/{name}") if kind == "link" else ""
         return Entry(path=name, kind=kind, size_bytes=found.st_size, mode=found.st_mode & 0o7777, target=target)
 
-    def make_folder(self, path: str, mode: int = 0o700) -> None:
+    def make_folder(self, path: str, mode: int = 0o700, *, gid: int = -1) -> None:
         """Make a folder and its missing parents; an existing one gets `mode` re-asserted, parents are left as they are.
+
+        With `gid`, the folder is that group's, so that `mode` may let one account in.
 
         Raises:
             CannotWriteError: It can't be made, or something else than a folder stands there.
         """
         real = self.real(path)
         try:
-            self._make(real, mode)
+            self._make(real, mode, gid)
         except OSError as error:
             raise _cannot("make", path, error) from error
 
-    def _make(self, real: str, mode: int) -> None:
+    def _make(self, real: str, mode: int, gid: int = -1) -> None:
         try:
             os.mkdir(real, mode)
         except FileNotFoundError:
@@ -125,6 +130,8 @@ class Files:
         except FileExistsError:
             if not stat_bits.S_ISDIR(os.lstat(real).st_mode):
                 raise
+        if gid >= 0:
+            os.chown(real, -1, gid)
         os.chmod(real, mode)
 
     def write(self, path: str, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
@@ -157,8 +164,10 @@ class Files:
             self._forget(temporary)
             raise _cannot("write", path, error) from error
 
-    def create(self, path: str, pieces: Iterable[bytes], *, mode: int = 0o600) -> None:
+    def create(self, path: str, pieces: Iterable[bytes], *, mode: int = 0o600, gid: int = -1) -> None:
         """Write a file that is not there yet, piece by piece; its parents are made 0700.
+
+        With `gid`, the file is that group's, so that `mode` may let one account read it.
 
         Raises:
             CannotWriteError: It could not be written, or something stands there already.
@@ -173,6 +182,8 @@ class Files:
             try:
                 for data in pieces:
                     write_all(fd, data)
+                if gid >= 0:
+                    os.fchown(fd, -1, gid)
                 os.fchmod(fd, mode)
             finally:
                 os.close(fd)
@@ -192,6 +203,25 @@ class Files:
             os.symlink(target, real)
         except OSError as error:
             raise _cannot("link", path, error) from error
+
+    def open_new(self, path: str) -> int:
+        """Return a descriptor of an empty file 0600, to be written and closed by the caller; an older file is emptied.
+
+        Raises:
+            CannotWriteError: It can't be made.
+        """
+        try:
+            return os.open(self.real(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
+    def size(self, path: str) -> int:
+        """Return how many bytes a file has.
+
+        Raises:
+            OSError: There is none.
+        """
+        return os.lstat(self.real(path)).st_size
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable.
@@ -266,21 +296,56 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def _remove_at(parent: int, name: str) -> None:
-    """Remove `name` below an open folder; it may vanish or grow meanwhile."""
+    """Remove `name` below an open folder; it may vanish or grow meanwhile.
+
+    A folder inside is not walked down into: it is moved up to the top one, so that a tree as deep as anybody likes costs
+    two descriptors and no recursion; and what is left by a crash is still all below `name`.
+    """
+    if _unlink_at(parent, name):
+        return
+    top = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        for _ in range(_MAX_PASSES):
+            entries = os.listdir(top)
+            if not entries:
+                break
+            for entry in entries:
+                if not _unlink_at(top, entry):
+                    _empty_at(top, entry)
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _unlink_at(parent: int, name: str) -> bool:
+    """Remove a name that is no folder; return whether that was all there was to do."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
-        return
+        return True
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-        fd = os.open(name, _FOLDER, dir_fd=parent)
+        return False
+    return True
+
+
+def _empty_at(top: int, name: str) -> None:
+    """Remove a folder in `top`, its own folders moved up beside it first; what is put there meanwhile is left."""
+    try:
+        fd = os.open(name, _FOLDER, dir_fd=top)
         try:
             for inner in os.listdir(fd):
-                _remove_at(fd, inner)
+                if not _unlink_at(fd, inner):
+                    os.rename(inner, random_name(".old-"), src_dir_fd=fd, dst_dir_fd=top)
         finally:
             os.close(fd)
-        os.rmdir(name, dir_fd=parent)
+        os.rmdir(name, dir_fd=top)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
 
 
 def _cannot(verb: str, path: str, error: OSError) -> CannotWriteError:
