@@ -1,0 +1,134 @@
+"""The `openstack` layout: Nova's config drive, `openstack/<version>/`, or its older `ec2/latest/`."""
+
+from __future__ import annotations
+
+from contextagent import jsontext
+from contextagent.errors import BrokenSourceError
+from contextagent.model import Offer, Problem
+from contextagent.sources.layouts import (
+    SMALL_BYTES,
+    USER_DATA_BYTES,
+    LayoutReading,
+    cause,
+    is_file,
+    json_object,
+    key_offers,
+    not_run,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.model import Owner
+    from contextagent.sources.media import NamedMedium
+
+_EC2 = "ec2/latest"
+
+
+def read(
+    medium: NamedMedium,
+    *,
+    label: str,  # noqa: ARG001  # the usual label, config-2, is only a hint
+    flat_owner: Owner,  # noqa: ARG001  # nothing here is a flat name
+    is_site_trusted: bool,  # noqa: ARG001  # all of it is the user's
+) -> tuple[LayoutReading, ...]:
+    """Return the user's data, keys and meta map, and the instance's id; `ec2/` gives only what `openstack/` has not."""
+    version = _version(medium)
+    if version:
+        return (_openstack(medium, f"openstack/{version}"),)
+    if is_file(medium, f"{_EC2}/meta-data.json"):
+        return (_ec2(medium),)
+    return ()
+
+
+def _version(medium: NamedMedium) -> str:
+    """Return the folder to read: `latest`, else the highest dated version; empty where there is neither."""
+    found = [
+        entry.name
+        for entry in medium.folder("openstack")
+        if entry.kind == "folder" and any(is_file(medium, f"{entry.path}/{name}") for name in ("meta_data.json", "user_data"))
+    ]
+    if "latest" in found:
+        return "latest"
+    return max((name for name in found if name[:1].isdigit()), default="")
+
+
+def _openstack(medium: NamedMedium, folder: str) -> LayoutReading:
+    broken: dict[Owner, str] = {}
+    meta: dict[str, object] = {}
+    try:
+        if is_file(medium, f"{folder}/meta_data.json"):
+            meta = json_object(medium, f"{folder}/meta_data.json")
+        user_data = _user_data(medium, f"{folder}/user_data")
+    except BrokenSourceError as error:
+        broken["user"] = cause(error)
+        user_data = None
+    uuid = meta.get("uuid")
+    return LayoutReading(
+        layout="openstack",
+        offers=tuple(_keys(meta.get("public_keys")) + _meta_map(meta.get("meta"))),
+        user_data=user_data,
+        ids={"openstack-uuid": uuid} if isinstance(uuid, str) and uuid else {},
+        warnings=_passed_over(medium, folder, meta),
+        broken=broken,
+    )
+
+
+def _ec2(medium: NamedMedium) -> LayoutReading:
+    broken: dict[Owner, str] = {}
+    meta: dict[str, object] = {}
+    try:
+        meta = json_object(medium, f"{_EC2}/meta-data.json")
+        user_data = _user_data(medium, f"{_EC2}/user-data")
+    except BrokenSourceError as error:
+        broken["user"] = cause(error)
+        user_data = None
+    instance_id = meta.get("instance-id")
+    return LayoutReading(
+        layout="openstack",
+        offers=tuple(_keys(meta.get("public-keys"))),
+        user_data=user_data,
+        ids={"ec2-instance-id": instance_id} if isinstance(instance_id, str) and instance_id else {},
+        broken=broken,
+    )
+
+
+def _user_data(medium: NamedMedium, path: str) -> bytes | None:
+    return (medium.read(path, max_bytes=USER_DATA_BYTES) or None) if is_file(medium, path) else None
+
+
+def _keys(found: object) -> list[Offer]:
+    """Return the user's login keys from either form: name to line, or index to {`openssh-key`: line}."""
+    offers: list[Offer] = []
+    for value in found.values() if isinstance(found, dict) else ():
+        line = value.get("openssh-key") if isinstance(value, dict) else value
+        offers += key_offers(line, "user", "") if isinstance(line, str) else []
+    return offers
+
+
+def _meta_map(found: object) -> list[Offer]:
+    if not isinstance(found, dict) or not found:
+        return []
+    reason = "the instance's own meta map: kept, and given to no script"
+    return [Offer(owner="user", role="kept", name="openstack-meta.json", data=jsontext.dumps(found).encode(), reason=reason)]
+
+
+def _passed_over(medium: NamedMedium, folder: str, meta: dict[str, object]) -> tuple[Problem, ...]:
+    problems = [
+        not_run(medium, path, "vendor data")
+        for path in (f"{folder}/vendor_data.json", f"{folder}/vendor_data2.json")
+        if is_file(medium, path) and _says_something(medium, path)
+    ]
+    if meta.get("files"):
+        message = "injected files are not placed, ignoring 'files' of meta_data.json"
+        problems.append(Problem(reason="not-placed", message=message, path=medium.name))
+    return tuple(problems)
+
+
+def _says_something(medium: NamedMedium, path: str) -> bool:
+    """Return whether vendor data holds anything; Nova writes `{}` and `{"static": {}}` where there is none."""
+    try:
+        data = medium.read(path, max_bytes=SMALL_BYTES)
+        value = jsontext.loads(data)
+    except (BrokenSourceError, ValueError):
+        return True
+    return bool(any(value.values()) if isinstance(value, dict) else value)

@@ -1,0 +1,82 @@
+"""From a disk to a medium: mounted by the kernel where it can be, else read by the library in a confined child."""
+
+from __future__ import annotations
+
+import os
+import stat as stat_bits
+
+from contextagent.errors import BrokenSourceError
+from contextagent.sources.media import FolderMedium, NamedMedium
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.host import Host
+    from contextagent.sources.devices import Disk
+
+_PLACES = "/run/contextagent"
+_PREFIX = "disk-"
+
+
+def open_disk(host: Host, disk: Disk, reader: str) -> NamedMedium:
+    """Return a disk's files.
+
+    Args:
+        host: The machine.
+        disk: What was found; one with a fault can't be opened.
+        reader: `mount` or `library`, as `disk.reader`.
+
+    Raises:
+        BrokenSourceError: It can't be read, with the kernel's cause and the library's.
+    """
+    if disk.fault:
+        reason, _, message = disk.fault.partition(": ")
+        raise BrokenSourceError(message, reason=reason)
+    if disk.kind == "folder":
+        return FolderMedium(disk.path, disk.name)
+    refused = ""
+    if reader == "mount" and _is_device(disk.path) and (kind := disk.kind) and host.supports_filesystem(kind):
+        try:
+            return _mounted(host, disk)
+        except OSError as error:
+            refused = f"; the kernel refused to mount it: {error.strerror or error}"
+    from contextagent.sources.library import LibraryMedium  # noqa: PLC0415  # a kernel that mounts needs no library
+
+    try:
+        return LibraryMedium(host, disk)
+    except BrokenSourceError as error:
+        raise BrokenSourceError(f"{error}{refused}", reason=error.reason) from error
+
+
+def _is_device(path: str) -> bool:
+    return stat_bits.S_ISBLK(os.stat(path).st_mode)
+
+
+def _mounted(host: Host, disk: Disk) -> FolderMedium:
+    """Return a device's files through the kernel.
+
+    The mount is detached as soon as its root is open: the open root alone keeps it, so nobody else comes near it, and
+    nothing is left of it even when the agent is killed.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    _sweep(host)
+    place = f"{_PLACES}/{_PREFIX}{os.getpid()}"
+    host.files.make_folder(place)
+    try:
+        host.mount(disk.path, place, disk.kind)  # type: ignore[arg-type]  # a folder or nothing is never mounted
+        try:
+            return FolderMedium(host.files.real(place), disk.name)
+        finally:
+            host.unmount(place)
+    finally:
+        host.files.remove(place)
+
+
+def _sweep(host: Host) -> None:
+    """Take away what an agent left that was killed between a mount and its detaching."""
+    for entry in host.files.folder(_PLACES):
+        pid = entry.name.removeprefix(_PREFIX)
+        if pid != entry.name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            host.unmount(f"{_PLACES}/{entry.name}")
+            host.files.remove(f"{_PLACES}/{entry.name}")
