@@ -200,8 +200,8 @@ static void signal_tree(const struct tree *t, int number)
         signal_descendants(t, number);
 }
 
-/* Reap what has ended; remember how the script did. */
-static void reap(struct tree *t, int is_sweep, int options)
+/* Reap what has ended; remember how the script did.  Return whether there are still children. */
+static int reap(struct tree *t, int is_sweep, int options)
 {
     int status;
     pid_t pid;
@@ -213,6 +213,7 @@ static void reap(struct tree *t, int is_sweep, int options)
         if (is_sweep && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
             t->killed++;
     }
+    return pid == 0 || errno != ECHILD;
 }
 
 /* Kill whatever runs as the account, from a child that has become it: the kernel then lets it reach nothing else. */
@@ -236,6 +237,8 @@ static void sweep(struct tree *t, const struct order *o)
         reap(t, 1, 0);
         return;
     }
+    if (t->is_subreaper && !reap(t, 1, WNOHANG) && !(t->flags & OWN_ACCOUNT))
+        return; /* every descendant would have come to be a child of ours, so there is none */
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += SWEEP_S;
     do {
