@@ -1,0 +1,102 @@
+"""What a site admin makes and checks contexts with: `pack`, `lint`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from contextagent.cli.text import add_format, printable
+from contextagent.errors import UsageError
+from contextagent.kit.pack import pack, source_date_epoch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.cli.text import Shell
+    from contextagent.kit.pack import Packed
+
+PATIENCE_NS = 2_000_000_000
+"""A command that is done within this time shows no progress."""
+_SIGNING = ("sign", "cert", "expires", "role", "version", "site", "image")
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pack`."""
+    parser.description = (
+        "Make a context disk (.iso) or a bundle (.tgz) of a folder. The same folder gives the same bytes: every time\n"
+        "in it is SOURCE_DATE_EPOCH, or that of the newest file; owners are root, modes 0755 and 0644. A link that\n"
+        "stays in the folder is replaced by what it points to; what no context may hold is refused. A new file is\n"
+        "yours alone (0600), one that is replaced keeps its mode."
+    )
+    parser.epilog = (
+        "example:\n  contextagent pack examples/site-and-user-disk -o context.iso\n\nsigning: not yet supported"
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="X.iso or X.tgz; replaced if it is there")
+    parser.add_argument("--label", metavar="L", help="label of the disk, at most 16 characters (default: CONTEXT)")
+    for name in _SIGNING:
+        parser.add_argument(f"--{name}", dest=f"signing_{name}", help=argparse.SUPPRESS)
+    add_format(parser)
+
+
+def run_pack(options: argparse.Namespace, shell: Shell) -> int:
+    """Pack a folder; print what was made and which links were followed.
+
+    Raises:
+        ContextAgentError: As `kit.pack.pack` does.
+    """
+    if any(getattr(options, f"signing_{name}") is not None for name in _SIGNING):
+        message = f"cannot sign '{options.output}': signing is not yet supported"
+        raise UsageError(message)
+    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    epoch_s = source_date_epoch(said) if said else None
+    progress = _Progress(shell)
+    try:
+        packed = pack(options.folder, options.output, label=options.label, epoch_s=epoch_s, progress=progress.show)
+    finally:
+        progress.end()
+    shell.emit(
+        {
+            "path": packed.path,
+            "form": packed.form,
+            "label": packed.label or None,
+            "files": packed.files,
+            "bytes": packed.size_bytes,
+            "sha512": packed.sha512,
+            "epoch_s": packed.epoch_s,
+            "dereferenced": [{"path": path, "target": target} for path, target in packed.dereferenced],
+        },
+        _packed_text(packed),
+    )
+    return 0
+
+
+def _packed_text(packed: Packed) -> str:
+    what = f"disk '{packed.label}'" if packed.form == "iso" else "bundle"
+    lines = [f"dereferenced {path} -> {target}" for path, target in packed.dereferenced]
+    lines += [f"{packed.path}: {what}, {packed.files} files, {packed.size_bytes} bytes", f"sha512 {packed.sha512}"]
+    return "\n".join(printable(line) for line in lines)
+
+
+class _Progress:
+    """One line on stderr, kept up to date on a terminal, once the work takes longer than a person's patience."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._now_ns = shell.host.mono_ns
+        self._next_ns = self._now_ns() + PATIENCE_NS
+        self._is_shown = False
+
+    def show(self, done: int, total: int) -> None:
+        """Show how far the work is, at most once a second; away from a terminal once in all."""
+        if self._now_ns() < self._next_ns or (self._is_shown and not sys.stderr.isatty()):
+            return
+        self._next_ns = self._now_ns() + 1_000_000_000
+        self._is_shown = True
+        line = f"contextagent: packing, {done >> 20} of {total >> 20} MiB"
+        sys.stderr.write(f"\r{line}" if sys.stderr.isatty() else f"{line}\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """End the line."""
+        if self._is_shown and sys.stderr.isatty():
+            sys.stderr.write("\n")

@@ -1,0 +1,1 @@
+"""What a site admin makes and checks contexts with."""
