@@ -74,7 +74,7 @@ class Host:
 
     @staticmethod
     def oom_kills() -> int:
-        """Return how many processes the kernel has killed for want of memory since it started; 0 when it does not count."""
+        """Return how many processes the kernel has killed for want of memory; 0 when it does not count."""
         return facts.oom_kills()
 
     def announce(self, text: str) -> None:

@@ -67,7 +67,7 @@ def _add(host: Host, name: str, home: str) -> None:
         raise CannotWriteError(message)
     shell = next((path for path in _NO_SHELLS if host.files.exists(path)), _NO_SHELLS[-1])
     # no -m: a skeleton's files would be the image's in the user's home; and no password: the account is locked.
-    # useradd -r makes a group of the same name by default on Debian only, so -U asks for it (shadow >= 4.1; SL5's makes one)
+    # -U: a group of its own, which shadow before 4.1 (SL5) makes unasked and does not know as an option
     commands = (
         ["useradd", "-r", "-U", "-M", "-d", home, "-s", shell, name],
         ["useradd", "-r", "-M", "-d", home, "-s", shell, name],

@@ -14,7 +14,7 @@ import select
 import time
 
 from contextagent.errors import BrokenSourceError
-from contextagent.host.guestos import guestos
+from contextagent.host.guestos import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,7 +152,6 @@ def start(
     prepare: Callable[[], None] | None = None,
 ) -> Child:
     """Fork a confined child; the arguments are those of `Host.confined`."""
-    guestos()  # a missing C part is the parent's to tell
     down_read, down_write = os.pipe()
     up_read, up_write = os.pipe()
     pid = os.fork()
@@ -190,7 +189,7 @@ def _confine(keep: Sequence[int]) -> None:
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (bound, bound))
     try:
-        guestos().prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        native.prctl(_PR_SET_NO_NEW_PRIVS, 1)
     except OSError:
         pass  # before Linux 3.5; the account and the limits hold all the same
     if os.geteuid() == 0:

@@ -26,7 +26,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MAX_PASSES = 1 << 16
-"""Over a folder that is being removed; each takes one level of its depth, so only somebody who keeps adding uses them up."""
+"""Over a folder that is being removed; each takes off one level, so only somebody who keeps adding uses them up."""
 
 
 def random_name(prefix: str) -> str:
@@ -284,7 +284,7 @@ class Files:
             return  # nothing was made, or the medium is gone: the first error is the one to tell
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """Write every byte, however short the kernel's writes are.
 
     Raises:
@@ -298,8 +298,8 @@ def write_all(fd: int, data: bytes) -> None:
 def _remove_at(parent: int, name: str) -> None:
     """Remove `name` below an open folder; it may vanish or grow meanwhile.
 
-    A folder inside is not walked down into: it is moved up to the top one, so that a tree as deep as anybody likes costs
-    two descriptors and no recursion; and what is left by a crash is still all below `name`.
+    A folder inside is not walked down into: it is moved up to the top one, so that a tree as deep as anybody likes
+    costs two descriptors and no recursion; and what is left by a crash is still all below `name`.
     """
     if _unlink_at(parent, name):
         return

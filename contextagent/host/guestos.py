@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from contextagent.errors import ContextAgentError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import ModuleType
+try:
+    from contextagent.host import _guestos as native
+except ImportError as error:
+    _MESSAGE = f"cannot load 'contextagent.host._guestos': {error}"
+    raise ContextAgentError(
+        _MESSAGE, reason="not-built", hint="build it with `make setup` or `pip install .`"
+    ) from error
 
-
-def guestos() -> ModuleType:
-    """Return the C extension.
-
-    Raises:
-        ContextAgentError: It is not built for this interpreter; whoever installed the agent can act.
-    """
-    try:
-        from contextagent.host import _guestos  # noqa: PLC0415  # a missing one must be told, not traced
-    except ImportError as error:
-        message = f"cannot load 'contextagent.host._guestos': {error}"
-        raise ContextAgentError(message, reason="not-built", hint="build it with `make setup` or `pip install .`") from error
-    return _guestos
+__all__ = ["native"]

@@ -10,6 +10,8 @@ from contextagent.errors import CannotWriteError, TryLaterError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from contextagent.host.files import Files
 
 
@@ -25,7 +27,7 @@ class Lock:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         """Return the lock, already held."""
         return self
 

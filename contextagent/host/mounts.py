@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 
-from contextagent.host.guestos import guestos
+from contextagent.host.guestos import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def mount(device: str, folder: str, kind: FilesystemKind) -> None:
     Raises:
         OSError: As the kernel says it.
     """
-    guestos().mount(device, folder, kind, _UNTRUSTED)
+    native.mount(device, folder, kind, _UNTRUSTED)
 
 
 def unmount(folder: str) -> None:
@@ -40,14 +40,14 @@ def unmount(folder: str) -> None:
         OSError: As the kernel says it.
     """
     try:
-        guestos().umount(folder, _MNT_DETACH)
+        native.umount(folder, _MNT_DETACH)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
 
 
 def supports_filesystem(kind: FilesystemKind) -> bool:
-    """Return whether the running kernel has the file system built in or loaded, or a module that mount(2) would load."""
+    """Return whether the running kernel has the file system, or a module that mount(2) would load."""
     if kind in _words("/proc/filesystems"):
         return True
     module = f"/{_MODULES[kind]}.ko"

@@ -64,14 +64,14 @@ def run(
             os.write(in_write, stdin[:_PIPE_BYTES])
             pid = os.posix_spawn(
                 program,
-                argv,
+                list(argv),
                 given,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, in_read, 0),
                     (os.POSIX_SPAWN_DUP2, out_write, 1),
                     (os.POSIX_SPAWN_DUP2, out_write, 2),
                 ],
-                # Python ignores SIGPIPE and SIGXFSZ, which a tool must not inherit; its own session lets it be killed whole
+                # Python ignores SIGPIPE and SIGXFSZ, which a tool must not inherit
                 setsigdef=[13, 25],
                 setsid=True,
             )
@@ -94,7 +94,7 @@ def _find(name: str) -> str | None:
 
 
 def _wait(pid: int, fd: int, end_s: float, max_output_bytes: int) -> Finished:
-    """Read and wait until the tool ends or its time is over; a grandchild that keeps the pipe open is not waited for."""
+    """Read until the tool has ended or its time is over; a grandchild that keeps the pipe open is not waited for."""
     output = bytearray()
     poll = select.poll()
     poll.register(fd, select.POLLIN)

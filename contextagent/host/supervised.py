@@ -15,7 +15,7 @@ import resource
 import select
 import time
 
-from contextagent.host.guestos import guestos
+from contextagent.host.guestos import native
 from contextagent.model import Value
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ class Report(Value):
 
 
 class Refusal(Value):
-    """Why a script could not be started: an errno, and at which step (`limits`, `rights`, `folder`, `program`, `fork`)."""
+    """Why a script could not be started: errno, and the step (`limits`, `rights`, `folder`, `program`, `fork`)."""
 
     errno: int
     step: str
@@ -220,7 +220,6 @@ def start(
         OSError: No pipe or no process could be had.
         ValueError: An argument or variable holds a NUL.
     """
-    native = guestos()
     uid, gid, flags = -1, -1, native.KEEP_DAEMONS if keep_daemons else 0
     if account is not None:
         uid, gid, flags = account.uid, account.gid, flags | native.OWN_PIDS | native.OWN_ACCOUNT

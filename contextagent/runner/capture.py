@@ -45,7 +45,7 @@ class Capture:
         self.size_bytes += len(data)
         room = KEPT_BYTES - len(self._head)
         if room and len(data) > room:
-            # from here on it is much: OpenSSL's faster code starts over, the beginning is still at hand
+            # from here on it is much: OpenSSL's faster code starts over with the beginning, still at hand
             self._digest = new_sha512(_LOTS)
             self._digest.update(self._head)
         self._digest.update(data)
@@ -59,7 +59,7 @@ class Capture:
         return not self.is_over_limit
 
     def finish(self) -> str:
-        """Write the end of the output, after a line that says how much was left out; return the digest of all as hex."""
+        """Write the end of the output, after a line that says how much was left out; return the digest of all."""
         tail = self._tail[-KEPT_BYTES:]
         left_out = self.size_bytes - len(self._head) - len(tail)
         if left_out:

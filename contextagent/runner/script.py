@@ -128,7 +128,9 @@ def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:
     if is_timeout:
         ending = ending.replace(state="timeout", reason="timeout")
     elif capture.is_over_limit:
-        ending = ending.replace(state="failed", reason="limit", detail=f"it wrote more than {limits.output_bytes} bytes")
+        ending = ending.replace(
+            state="failed", reason="limit", detail=f"it wrote more than {limits.output_bytes} bytes"
+        )
     elif ending.signal == _SIGKILL and ending.reason == "exit" and host.oom_kills() > oom_kills:
         ending = ending.replace(reason="oom")
     if capture.problem and not ending.detail:
@@ -185,7 +187,7 @@ def _refusal(job: Job, refusal: supervised.Refusal, program: str) -> str:
 
 
 def _interpreter(script: str, first: bytes) -> list[str]:
-    """Return what runs a script, by its first line: as the kernel reads it, so that `noexec` file systems do not matter.
+    """Return what runs a script, by its first line, as the kernel reads it; so `noexec` does not matter.
 
     Raises:
         _CannotRunError: The line can't be followed; the writer's fault.
