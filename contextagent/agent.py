@@ -105,7 +105,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Stat
         if finding:
             known = _installed(host, finding, memory.state, known, folders)
         situation = _situation(host, settings, memory, known, phase, request)
-        steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=journal.is_strictly_full))
+        is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
+        steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
         return execute(host, journal, known, steps, folders=folders, around=around)
     finally:
         journal.close()

@@ -34,8 +34,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(text, hint=f"see: {self.prog} --help")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the whole program's parser."""
+def make_parser(chosen: str = "") -> argparse.ArgumentParser:
+    """Return the program's parser; the words of the `chosen` verb alone are in it, since each verb is a module."""
     parser = _Parser(
         prog="contextagent",
         description="Contextualise a virtual machine: site and user scripts in order, confined, traced, explained.",
@@ -54,8 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        getattr(import_module(f"contextagent.cli.{module}"), f"add_{verb}")(sub)
-        _add_global(sub)
+        if verb == chosen:
+            getattr(import_module(f"contextagent.cli.{module}"), f"add_{verb}")(sub)
+            _add_global(sub)
     return parser
 
 
@@ -74,7 +75,7 @@ def parse_and_run(argv: Sequence[str]) -> int:
     Raises:
         UsageError: The words are off.
     """
-    parser = make_parser()
+    parser = make_parser(next((word for word in argv if word in VERBS), ""))
     options = parser.parse_args(argv)
     if options.verb is None:
         message = "cannot do 'nothing': a verb is missing"

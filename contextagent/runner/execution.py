@@ -110,8 +110,10 @@ def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> N
     """End the phase in trace, state, status and receipt, with one line on the console."""
     result = report.result_of(standing.state)
     if phase == "stop":
-        journal.record("shutdown", result=result)
+        journal.record("shutdown", reason=result)
     journal.anchor()
+    known = standing.state
+    standing.state = known.replace(warnings=tuple(dict.fromkeys((*known.warnings, *journal.problems))))
     standing.save()
     standing.tell(is_final=True)
     host.announce(f"contextagent: {phase} {standing.state.phases[phase]['state']}, result {result}")
