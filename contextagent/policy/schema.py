@@ -27,6 +27,7 @@ _TEN_YEARS_S = 315_360_000
 
 FLAG = ("flag",)
 TEXT = ("text",)
+BLOCK = ("block",)
 ACCOUNT = ("account",)
 PATH = ("path",)
 URL = ("url",)
@@ -147,11 +148,11 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("stop_budget_s", SECONDS, 60, "I", NOW, "time for the stop phase"),
     ("pilot.from_user", FLAG, False, "I", LATER, "whether a user may bring the pilot"),
     ("pilot.framework", FRAMEWORKS, None, "I S U?", LATER, "which pilot"),
-    ("pilot.user", ACCOUNT, None, "I S U?", LATER, "account it runs as"),
+    ("pilot.user", ("account", "root"), None, "I S U?", LATER, "account it runs as"),
     ("pilot.workdir", PATH, None, "I S U?", LATER, "folder it runs in"),
     ("pilot.command", ANY, None, "I S U?", LATER, "what is started"),
-    ("pilot.args", TEXTS, (), "I S U?", LATER, "its arguments"),
-    ("pilot.env", ("map", TEXT), {}, "I S U?", LATER, "its environment"),
+    ("pilot.args", ("list", BLOCK), (), "I S U?", LATER, "its arguments"),
+    ("pilot.env", ("map", BLOCK), {}, "I S U?", LATER, "its environment"),
     ("pilot.files", ANY, None, "I S U?", LATER, "files it needs"),
     ("pilot.features", ("words", "path", "url"), None, "I S U?", LATER, "how it is told the features"),
     ("pilot.credential.kind", TEXT, None, "I S U?", LATER, "what credential it needs"),
@@ -215,7 +216,7 @@ class Key(Value):
         """Return in words who may set it."""
         names = {"I": "the image's policy", "S": "the site", "D": "the site by disk", "U": "the user"}
         words = [names[word[0]] + (" for its own scripts" if word[1:] == "/" else "") for word in self.who.split()]
-        return " or ".join(words)
+        return ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
 
 
 def row_name(name: str) -> str:
@@ -272,7 +273,8 @@ def describe(kind: Type) -> str:
 _WORDS = {
     "flag": "yes or no",
     "text": "a text",
-    "account": "an account's name (a-z, 0-9, _ and -, at most 32)",
+    "block": "a text",
+    "account": "the name of an account without root's rights (a-z, 0-9, _ and -; at most 32)",
     "path": "an absolute path",
     "url": "an http or https URL",
     "file-name": "a file name without a slash",

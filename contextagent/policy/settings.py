@@ -155,11 +155,11 @@ class _Merging:
             if key is None or rule is None:
                 continue  # the reader has warned; a layer made otherwise says nothing here either
             why = self._refusal(key, rule, said, above, layer)
-            if why:
+            if why and key.is_supported:
                 message = f"cannot set '{name}' to {_shown(said.value)}: {why}, ignoring it"
                 reason = "not-yet-supported" if "not yet" in why else "looser"
                 self._warnings.append(Problem(reason=reason, message=message, path=said.path, line=said.line))
-            else:
+            elif not why:
                 self._spoken[name] = (said, layer.voice)
         if layer.voice == "image":
             self._lower_profile()
