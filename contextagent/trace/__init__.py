@@ -1,0 +1,1 @@
+"""The record of what happened, as values: encode, chain, verify."""
