@@ -44,7 +44,7 @@ class InvalidInputError(ContextAgentError):
 
 
 class BrokenSourceError(ContextAgentError):
-    """A source is there but unusable, or what it gave is refused (context.md §1): the verdict `broken`."""
+    """A source is there but unusable, or what it gave is refused (docs/reference/context.md, words): the verdict `broken`."""
 
     reason = "broken"
     exit_code = 65

@@ -237,7 +237,7 @@ class Script(Value):
 
     @property
     def id(self) -> str:
-        """`owner/phase/name`: unique, and the key in plan, trace, status and settings (context.md §4)."""
+        """`owner/phase/name`: unique, and the key in plan, trace, status and settings (docs/reference/context.md)."""
         return f"{self.owner}/{self.phase}/{self.name}"
 
 
@@ -301,8 +301,8 @@ class Supply(Value):
 
     @property
     def is_material(self) -> bool:
-        """Whether this ends the search for the owner: variables and keys alone do not (context.md §1)."""
-        return bool(self.scripts or self.files or self.settings)
+        """Whether this is more than variables and keys, which alone end no search (docs/reference/context.md, words)."""
+        return bool(self.scripts or self.files or self.settings or self.user_data)
 
 
 class Verdict(Value):

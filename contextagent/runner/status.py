@@ -46,7 +46,7 @@ def result_of(state: State) -> Result:
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     if "degraded" in states or state.errors or is_cloud_init or any(each.verdict == "broken" for each in state.verdicts):
         return "degraded"
-    return "ok" if any(state.supplies.values()) else "none"
+    return "ok" if any(supply and (supply.is_material or supply.keys) for supply in state.supplies.values()) else "none"
 
 
 def make_status(state: State, *, order: Sequence[Phase], environment: str = "unknown") -> dict[str, Any]:
@@ -57,7 +57,7 @@ def make_status(state: State, *, order: Sequence[Phase], environment: str = "unk
         order: The phases that a boot has, for those that have not begun.
         environment: Verdict on the software environment.
     """
-    supplies = {owner: supply for owner, supply in state.supplies.items() if supply}
+    supplies = {owner: supply for owner, supply in state.supplies.items() if supply and supply.is_material}
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     sources = {owner: supplies[owner].source if owner in supplies else None for owner in ("site", "user")}
     if is_cloud_init:

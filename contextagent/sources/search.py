@@ -57,7 +57,10 @@ def search(host: Host, settings: Settings, known: State, *, override: str | None
     findings = search_disks(host, settings, override=override)
     try:
         identity = identify(known.instance_id, known.ids, {**findings.ids, DMI: host.product_uuid()})
-        return _stage_all(host, settings, findings, identity, known, is_trial=is_trial)
+        found = _stage_all(host, settings, findings, identity, known, is_trial=is_trial)
+        if not is_trial:
+            findings.eject()
+        return found
     finally:
         findings.close()
 

@@ -14,7 +14,7 @@ from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from contextagent.host import Host
     from contextagent.model import Medium, Offer, Owner, Trust
@@ -124,23 +124,26 @@ def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Stage
     if place:
         host.files.make_folder(place)
     store = Store(host, place, found.owner, settings)
-    offers = list(found.offers)
     warnings: list[Problem] = []
     form = ""
+    groups: list[tuple[Sequence[Offer], Medium | None]] = [(found.offers, found.medium)]
+    unfolded = None
     try:
         if found.user_data is not None:
-            from contextagent.sources.unfolding import unfold  # noqa: PLC0415  # most disks carry no user data
+            from contextagent.sources.unfolding import Unfolded  # noqa: PLC0415  # most disks carry no user data
 
-            reading, inner = unfold(host, found.user_data, settings)
-            form = reading.layout
-            warnings += reading.warnings
-            supply = _gather([(offers, found.medium), (list(reading.offers), inner)], found.owner, store, warnings)
-        else:
-            supply = _gather([(offers, found.medium)], found.owner, store, warnings)
+            unfolded = Unfolded(host, found.user_data, settings, host.files.real(place) if place else "")
+            form = unfolded.reading.layout
+            warnings += unfolded.reading.warnings
+            groups.append((unfolded.reading.offers, unfolded.medium))
+        supply = _gather(groups, found.owner, store, warnings)
     except BaseException:
         if place:
             host.files.remove(place)
         raise
+    finally:
+        if unfolded is not None:
+            unfolded.close()
     supply = supply.replace(source=found.source, trust=found.trust, variables=found.variables, user_data=form)
     return Staged(supply=supply.replace(digest=_digest(supply)), folder=place, warnings=tuple(warnings))
 
@@ -171,7 +174,7 @@ def install(host: Host, staged: Staged, instance_folder: str, folders: Folders, 
 
 
 def _gather(
-    groups: list[tuple[list[Offer], Medium | None]], owner: Owner, store: Store, warnings: list[Problem]
+    groups: Sequence[tuple[Sequence[Offer], Medium | None]], owner: Owner, store: Store, warnings: list[Problem]
 ) -> Supply:
     """Stage every offer of an owner; the first of two scripts with one id wins, and the other is named."""
     made = _Made(owner, store, warnings)
