@@ -216,17 +216,18 @@ static int reap(struct tree *t, int is_sweep, int options)
     return pid == 0 || errno != ECHILD;
 }
 
-/* Kill whatever runs as the account, from a child that has become it: the kernel then lets it reach nothing else. */
-static long kill_account(const struct order *o)
+/* Kill whatever runs as the account, from a child that has become it: the kernel then lets it reach nothing else.
+ * Once is enough, since no fork gets past a kill of all; how many there were the kernel does not say. */
+static void kill_account(const struct order *o)
 {
-    int status = 0;
     pid_t pid = vfork();
     if (pid == 0) {
-        if (syscall(SYS_setresgid, o->gid, o->gid, o->gid) || syscall(SYS_setresuid, o->uid, o->uid, o->uid))
-            _exit(0);
-        _exit(kill(-1, SIGKILL) == 0);
+        if (!syscall(SYS_setresgid, o->gid, o->gid, o->gid) && !syscall(SYS_setresuid, o->uid, o->uid, o->uid))
+            kill(-1, SIGKILL);
+        _exit(0);
     }
-    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
 }
 
 static void sweep(struct tree *t, const struct order *o)
@@ -237,14 +238,14 @@ static void sweep(struct tree *t, const struct order *o)
         reap(t, 1, 0);
         return;
     }
-    if (t->is_subreaper && !reap(t, 1, WNOHANG) && !(t->flags & OWN_ACCOUNT))
+    if (t->flags & OWN_ACCOUNT)
+        kill_account(o);
+    if (t->is_subreaper && !reap(t, 1, WNOHANG))
         return; /* every descendant would have come to be a child of ours, so there is none */
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += SWEEP_S;
     do {
         long found = signal_descendants(t, SIGKILL);
-        if (t->flags & OWN_ACCOUNT)
-            found += kill_account(o);
         reap(t, 1, WNOHANG);
         if (!found && (t->is_ended || kill(t->script, 0)))
             return;

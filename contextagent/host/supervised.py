@@ -32,7 +32,7 @@ _SETPIPE_SZ = 1031
 _CPU_GRACE_S = 5
 """Between SIGXCPU, which a script may catch, and SIGKILL."""
 _GONE_S = 5.0
-_SIGKILL = 9
+_SIGKILL, _SIGCONT = 9, 18
 
 
 class Report(Value):
@@ -126,6 +126,7 @@ class Supervised:
             os.write(self._control, letter)
         except BrokenPipeError:
             return  # it has gone; `pump` will hear so
+        os.kill(self._pid, _SIGCONT)  # a script that runs as root may have stopped it
 
     def _hear(self) -> None:
         """Take in what the supervisor says; its end of the pipe closes when it has ended, however it did."""

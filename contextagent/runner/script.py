@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from contextagent.host.supervised import Supervised
     from contextagent.model import EndReason, Limits, Profile, ScriptState
 
-TERM_S = 10.0
-"""Between TERM and KILL (context, section 5)."""
 KILL_S = 15.0
 """For the supervisor to kill the tree and say so; then it is killed itself."""
 SHELL = "/bin/sh"
@@ -45,6 +43,7 @@ class Job(Value):
         limits: Its bounds.
         output: Where its output is kept, a path of the guest; the folder exists.
         keep_daemons: Whether what it leaves behind lives on after exit code 0.
+        grace_s: Seconds between TERM and KILL, when its time is over (context, section 5).
     """
 
     script: str
@@ -56,6 +55,7 @@ class Job(Value):
     limits: Limits
     output: str
     keep_daemons: bool
+    grace_s: float = 10.0
 
 
 class _CannotRunError(ContextAgentError):
@@ -117,7 +117,7 @@ def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:
         is_timeout = not child.pump(end_s, capture.take) and not capture.is_over_limit
         if is_timeout:
             child.terminate()
-            child.pump(host.mono_ns() / 1e9 + TERM_S, capture.take)
+            child.pump(host.mono_ns() / 1e9 + job.grace_s, capture.take)
         if not child.is_over:
             child.kill()
             child.pump(host.mono_ns() / 1e9 + KILL_S, _drop)
