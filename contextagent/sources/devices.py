@@ -1,4 +1,4 @@
-"""Block devices that may be a context disk: which there are, what their own superblock says, and whether they are ready.
+"""Block devices that may be a context disk: which there are, what their superblocks say, whether they are ready.
 
 Every device is probed afresh by its own bytes; no cache of labels is asked, and no label is needed.
 """
@@ -27,6 +27,7 @@ DRIVE_S = 10.0
 _POLL_S = 0.05
 _LETTERED = ("xvd", "vd", "hd", "sd")
 _SECTOR = 2048
+_BOOT_BYTES = 512
 _NO_DISC = (errno.ENOMEDIUM, errno.ENXIO, errno.ENOENT)
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,8 +64,8 @@ def wait_for_udev(host: Host) -> None:
 def find_disks(host: Host) -> tuple[Disk, ...]:
     """Return every device that could be a context disk, ROM devices by number first, then the others by name.
 
-    A drive that is not ready is waited for, 10 s for all of them together.  Devices of which nothing is known, and drives
-    without a disc, are left out; a drive that fails is in, with its fault.
+    A drive that is not ready is waited for, 10 s for all of them together.  Devices of which nothing is known, and
+    drives without a disc, are left out; a drive that fails is in, with its fault.
     """
     names = sorted(_names(host), key=lambda name: _rank(host, name))
     end_ns = host.mono_ns() + int(DRIVE_S * 1e9)
@@ -103,7 +104,9 @@ def is_rom_type(host: Host, name: str) -> bool:
     """Return whether the kernel says that a device is a ROM drive: `sr*`, SCSI type 5, or an IDE `cdrom`."""
     if name.startswith("sr"):
         return True
-    return _fact(host, f"/sys/class/block/{name}/device/type") == "5" or _fact(host, f"/proc/ide/{name}/media") == "cdrom"
+    return (
+        _fact(host, f"/sys/class/block/{name}/device/type") == "5" or _fact(host, f"/proc/ide/{name}/media") == "cdrom"
+    )
 
 
 def probe(path: str, name: str, *, is_rom: bool) -> Disk | None:
@@ -119,18 +122,39 @@ def probe(path: str, name: str, *, is_rom: bool) -> Disk | None:
     """
     fd = os.open(path, _OPEN)
     try:
-        head = os.pread(fd, 512, 0)
+        head = os.pread(fd, _BOOT_BYTES, 0)
         volume = os.pread(fd, _SECTOR, 16 * _SECTOR)
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)
     finally:
         os.close(fd)
     if volume[1:6] == b"CD001":
-        label = volume[40:72].decode("ascii", "replace").strip(" \0") if volume[0] == 1 else ""
-        return Disk(name=name, path=path, kind="iso9660", label=label, is_rom=is_rom, volume=volume)
-    if is_vfat(head):
-        at = 71 if head[17:19] == b"\0\0" and head[22:24] == b"\0\0" else 43
-        label = head[at : at + 11].decode("ascii", "replace").strip(" \0")
-        return Disk(name=name, path=path, kind="vfat", label=label, is_rom=is_rom, volume=head)
-    return None
+        kind: DiskKind = "iso9660"
+        label, said_bytes = _iso_facts(volume)
+    elif is_vfat(head):
+        kind, volume = "vfat", head
+        label, said_bytes = _vfat_facts(head)
+    else:
+        return None
+    fault = ""
+    if size_bytes < said_bytes:
+        fault = f"truncated: cannot read '{name}': it has {size_bytes} bytes, its superblock says {said_bytes}"
+    return Disk(name=name, path=path, kind=kind, label=label, is_rom=is_rom, volume=volume, fault=fault)
+
+
+def _iso_facts(volume: bytes) -> tuple[str, int]:
+    """Return the label and the size in bytes that a volume descriptor says; nothing for one that is not the primary."""
+    if volume[0] != 1 or len(volume) < _SECTOR:
+        return "", 0
+    blocks = int.from_bytes(volume[80:84], "little")
+    return volume[40:72].decode("ascii", "replace").strip(" \0"), blocks * int.from_bytes(volume[128:130], "little")
+
+
+def _vfat_facts(head: bytes) -> tuple[str, int]:
+    """Return the label and the size in bytes that a FAT boot sector says."""
+    is_fat32 = head[22:24] == b"\0\0"
+    sectors = int.from_bytes(head[19:21], "little") or int.from_bytes(head[32:36], "little")
+    label = head[71:82] if is_fat32 else head[43:54]
+    return label.decode("ascii", "replace").strip(" \0"), sectors * int.from_bytes(head[11:13], "little")
 
 
 def named_disk(host: Host, path: str) -> Disk:
@@ -160,7 +184,7 @@ def named_disk(host: Host, path: str) -> Disk:
 
 def is_vfat(head: bytes) -> bool:
     """Return whether a boot sector is one of FAT12, FAT16 or FAT32."""
-    if len(head) < 512 or head[510:512] != b"\x55\xaa" or head[0] not in (0xEB, 0xE9):
+    if len(head) < _BOOT_BYTES or head[510:512] != b"\x55\xaa" or head[0] not in (0xEB, 0xE9):
         return False
     sector_bytes = int.from_bytes(head[11:13], "little")
     return (
@@ -168,12 +192,12 @@ def is_vfat(head: bytes) -> bool:
         and head[13] in (1, 2, 4, 8, 16, 32, 64, 128)
         and head[14:16] != b"\0\0"
         and head[16] in (1, 2)
-        and head[21] >= 0xF0
+        and head[21] & 0xF0 == 0xF0
     )
 
 
 def _names(host: Host) -> list[str]:
-    """Return the names of devices that fit and whose node is there; below another root, image files stand for devices."""
+    """Return the names of devices that fit and have a node; below another root, image files stand for devices."""
     found = {entry.name for entry in host.files.folder("/sys/class/block")} if not host.is_caller else set()
     found = found or {entry.name for entry in host.files.folder("/dev")}
     return [name for name in found if _is_fit(name) and _is_device(host, name)]

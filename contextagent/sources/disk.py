@@ -1,7 +1,7 @@
 """The disk source: which disks there are, what their layouts give to whom, and the verdict for each owner.
 
-The rules are those of docs/reference/context.md, "Context disk".  Owners are judged separately: a disk that is broken for
-one may be found for the other.
+The rules are those of docs/reference/context.md, "Context disk".  Owners are judged separately: a disk that is broken
+for one may be found for the other.
 """
 
 from __future__ import annotations
@@ -159,9 +159,7 @@ class _Search:
         medium: NamedMedium | None = None
         try:
             medium = open_disk(self._host, disk, self._settings["disk.reader"])
-            readings = read_layouts(
-                medium, label=disk.label, flat_owner=flat_owner, is_site_trusted=is_trusted
-            )
+            readings = read_layouts(medium, label=disk.label, flat_owner=flat_owner, is_site_trusted=is_trusted)
         except BrokenSourceError as error:
             if medium is not None:
                 medium.close()
@@ -279,7 +277,9 @@ class _DiskView:
         self.ids = {kind: value for reading in reversed(readings) for kind, value in reading.ids.items()}
         self.warnings = [problem for reading in readings for problem in reading.warnings]
         if medium.entry(_BUNDLE):
-            message = f"a bundle on a disk is not read, ignoring '{_BUNDLE}'; its files may stand in the root or in 'site/'"
+            message = (
+                f"a bundle on a disk is not read, ignoring '{_BUNDLE}'; its files may stand in the root or in 'site/'"
+            )
             self.warnings.append(Problem(reason="bundle-on-disk", message=message, path=disk.name))
 
     def broken(self, owner: Owner) -> str:

@@ -1,7 +1,7 @@
 """Media: a context's file tree, read without following a link or opening anything but regular files and folders.
 
-One rule for foreign names, whatever the medium: a name that is not UTF-8, has a control character or could be taken for a
-path is passed over with a warning, and the rest of the medium is read.
+One rule for foreign names, whatever the medium: a name that is not UTF-8, has a control character or could be taken for
+a path is passed over with a warning, and the rest of the medium is read.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ class NamedMedium:
         if len(fit) > MAX_NAMES:
             raise self.broken(path, "too-many-names", f"more than {MAX_NAMES} names in one folder")
         prefix = f"{path}/" if path else ""
-        return tuple(
-            fit[name].replace(path=prefix + name) for name in sorted(fit, key=lambda name: name.encode())
-        )
+        return tuple(fit[name].replace(path=prefix + name) for name in sorted(fit, key=lambda name: name.encode()))
 
     def broken(self, path: str, reason: str, cause: str) -> BrokenSourceError:
         """Return the error that says what can't be read where, and why."""

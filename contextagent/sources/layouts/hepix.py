@@ -1,4 +1,4 @@
-"""The `hepix` layout: native names in a disk's root, in `site/` and in `user/` (docs/reference/context.md, "Native layout")."""
+"""The `hepix` layout: native names in a disk's root, in `site/` and in `user/`."""
 
 from __future__ import annotations
 

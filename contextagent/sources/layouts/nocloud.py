@@ -49,8 +49,8 @@ def read(
 def _instance_id(data: bytes) -> str:
     """Return the instance's id; empty where none is said.
 
-    The file is YAML, of which one plain line matters: reading just that keeps a YAML parser away from foreign bytes, and
-    its import out of the boot.
+    The file is YAML, of which one plain line matters: reading just that keeps a YAML parser away from foreign bytes,
+    and its import out of the boot.
     """
     text = data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
     if text.startswith("{"):

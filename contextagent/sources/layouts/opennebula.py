@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextagent.errors import BrokenSourceError
 from contextagent.model import Offer, Problem
-from contextagent.payloads.native import native_offers
 from contextagent.payloads.names import component_problem
+from contextagent.payloads.native import native_offers
 from contextagent.payloads.variables import MAX_BYTES, parse_variables
 from contextagent.sources.layouts import SMALL_BYTES, LayoutReading, cause, from_base64, is_file, key_offers
 
@@ -53,7 +53,7 @@ def variables_of(medium: NamedMedium) -> Mapping[str, str]:
 
 
 def claimed_names(medium: NamedMedium) -> tuple[str, ...]:
-    """Return the files that `INIT_SCRIPTS` and `SCRIPT_EXEC` name: they are only that, whatever else their names mean."""
+    """Return the files that `INIT_SCRIPTS` and `SCRIPT_EXEC` name: they are only that, whatever their names mean."""
     if not is_file(medium, FILE):
         return ()
     try:
@@ -141,7 +141,9 @@ class _Reader:
         if not file:
             return
         if component_problem(file) or not is_file(self._medium, file):
-            self._warn("missing-key", f"ROOT_PUBKEY names no file in the root of the disk ('{ascii(file)[1:-1]}'), ignoring it")
+            self._warn(
+                "missing-key", f"ROOT_PUBKEY names no file in the root of the disk ('{ascii(file)[1:-1]}'), ignoring it"
+            )
             return
         try:
             text = self._medium.read(file, max_bytes=SMALL_BYTES).decode("utf-8", "replace")

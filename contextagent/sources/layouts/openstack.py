@@ -45,7 +45,8 @@ def _version(medium: NamedMedium) -> str:
     found = [
         entry.name
         for entry in medium.folder("openstack")
-        if entry.kind == "folder" and any(is_file(medium, f"{entry.path}/{name}") for name in ("meta_data.json", "user_data"))
+        if entry.kind == "folder"
+        and any(is_file(medium, f"{entry.path}/{name}") for name in ("meta_data.json", "user_data"))
     ]
     if "latest" in found:
         return "latest"
@@ -109,7 +110,9 @@ def _meta_map(found: object) -> list[Offer]:
     if not isinstance(found, dict) or not found:
         return []
     reason = "the instance's own meta map: kept, and given to no script"
-    return [Offer(owner="user", role="kept", name="openstack-meta.json", data=jsontext.dumps(found).encode(), reason=reason)]
+    return [
+        Offer(owner="user", role="kept", name="openstack-meta.json", data=jsontext.dumps(found).encode(), reason=reason)
+    ]
 
 
 def _passed_over(medium: NamedMedium, folder: str, meta: dict[str, object]) -> tuple[Problem, ...]:
