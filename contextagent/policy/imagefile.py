@@ -12,36 +12,10 @@ from contextagent.policy.schema import ROWS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Files(Protocol):
-        """What is asked of the machine's files; `host.files.Files` is one."""
-
-        def read(self, path: str, *, max_bytes: int) -> bytes:
-            """Return a regular file's bytes."""
-
-        def folder(self, path: str) -> Sequence[Any]:
-            """Return a folder's entries in C-locale order."""
-
-        def exists(self, path: str) -> bool:
-            """Return whether anything is there."""
-
-        def make_folder(self, path: str, mode: int = ...) -> None:
-            """Make a folder."""
-
-        def write(self, path: str, data: bytes, *, mode: int = ..., durable: bool = ...) -> None:
-            """Put a file in place."""
-
-        def remove(self, path: str) -> None:
-            """Remove a file."""
-
-    class Machine(Protocol):
-        """What is asked of the machine; `host.Host` is one."""
-
-        @property
-        def files(self) -> Files:
-            """Its files."""
-
+    from contextagent.host import Host
+    from contextagent.host.files import Files
 
 ETC = "/etc/contextagent"
 VAR = "/var/lib/contextagent"
@@ -50,7 +24,7 @@ MAX_CACHE_BYTES = 1 << 22
 """A policy of many files is a larger parse; past this it is not kept."""
 
 
-def load_image_policy(host: Machine, override: str | None = None, *, may_write: bool = True) -> Layer:
+def load_image_policy(host: Host, override: str | None = None, *, may_write: bool = True) -> Layer:
     """Return the image's policy: `policy.yaml`, then `policy.d/*.yaml` in C-locale order, the later file's word counts.
 
     Args:
@@ -140,7 +114,10 @@ def _kept(files: Files, path: str) -> Layer | None:
         found = jsontext.loads(text)
         return Layer(
             voice="image",
-            values={name: Setting(value=_frozen(value), path=where, line=line) for name, value, where, line in found["values"]},
+            values={
+                name: Setting(value=_frozen(value), path=where, line=line)
+                for name, value, where, line in found["values"]
+            },
             warnings=tuple(Problem(**each) for each in found["warnings"]),
             sha512=found["sha512"],
         )

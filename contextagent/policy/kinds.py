@@ -70,7 +70,8 @@ def _list(kind: Type, node: Node) -> tuple[Any, ...]:
     if node.kind != "list":
         hint = f"write [{node.text}]" if node.kind == "scalar" and node.text not in NULLS else ""
         raise _unfit(kind, node, hint if len(hint) < SHOWN_CHARACTERS else "")
-    found, faults = [], []
+    found: list[Any] = []
+    faults: list[Fault] = []
     for item in node.items:
         try:
             value = _convert(kind[1], item)
@@ -90,7 +91,8 @@ def _fields(kind: Type, node: Node) -> dict[str, Any]:
     if node.kind != "map":
         raise _unfit(kind, node)
     rows: dict[str, tuple[Type, bool]] = {} if kind[0] == "map" else {row[0]: (row[1], row[2]) for row in kind[1:]}
-    found, faults = {}, []
+    found: dict[str, Any] = {}
+    faults: list[Fault] = []
     for name, child in node.pairs:
         if kind[0] != "map" and name.text not in rows:
             faults.append(Fault(line=name.line, cause=f"unknown field {shown(name)} in {describe(kind)}"))
@@ -204,7 +206,9 @@ def _device(kind: Type, node: Node) -> str:
 
 def _loopback(kind: Type, node: Node) -> str:
     host, _, port = node.text.partition(":")
-    is_address = host == "127.0.0.1" and port.isascii() and port.isdigit() and port[0] != "0" and len(port) < len("65536")
+    is_address = (
+        host == "127.0.0.1" and port.isascii() and port.isdigit() and port[0] != "0" and len(port) < len("65536")
+    )
     if node.text != "off" and not (is_address or port == "65535"):
         raise _unfit(kind, node)
     return node.text

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from contextagent.model import Voice
     from contextagent.policy.schema import Key
 
-VOICE_NAMES: dict[Voice, str] = {"image": "the image's policy", "site-disk": "the site", "site": "the site", "user": "the user"}
+VOICE_NAMES: dict[Voice, str] = {
+    "image": "the image's policy",
+    "site-disk": "the site",
+    "site": "the site",
+    "user": "the user",
+}
 _SECTIONS = frozenset(
     row[0].rsplit(".", parts)[0] for row in ROWS for parts in range(1, row[0].count(".") + 1) if "ID" not in row[0]
 ) | {"scripts"}
@@ -40,11 +45,6 @@ def load(voice: Voice, files: Iterable[tuple[str, bytes]]) -> Layer:
         message = f"cannot read '{first.path}': {where}{first.message}{more}"
         raise InvalidInputError(message, reason="invalid-settings", problems=errors)
     return layer
-
-
-def load_material(voice: Voice, name: str, data: bytes) -> Layer:
-    """Return what a settings file of a site or user says (`site.yaml`, `user.json`); rules as in `load`."""
-    return load(voice, [(name, data)])
 
 
 def check(voice: Voice, files: Iterable[tuple[str, bytes]]) -> tuple[Layer, tuple[Problem, ...]]:
@@ -179,9 +179,11 @@ def _meant(prefix: str, name: str) -> str:
     fields = {row[0].rpartition(".")[2]: row[0] for row in ROWS}
     here = [row[0] for row in ROWS if row[0].startswith(prefix)] + sorted(_SECTIONS)
     if prefix.startswith("scripts."):
-        near: Sequence[str] = get_close_matches(name, [row[0][11:] for row in ROWS if row[0].startswith("scripts.ID.")], 1)
+        near: Sequence[str] = get_close_matches(
+            name, [row[0][11:] for row in ROWS if row[0].startswith("scripts.ID.")], 1
+        )
     else:
-        near = get_close_matches(prefix + name, here, 1) or [fields[each] for each in get_close_matches(name, fields, 1)]
+        near = get_close_matches(prefix + name, here, 1) or [
+            fields[each] for each in get_close_matches(name, fields, 1)
+        ]
     return f"did you mean '{near[0]}'?" if near else ""
-
-

@@ -4,8 +4,8 @@ The reader, `query policy`, the error messages and docs/reference/settings.md ar
 it.  It is plain tuples, so that a boot pays nothing measurable for it.
 
 A type is a tuple: its kind, then what bounds it (see `describe`).  Who may set a key is a word a voice: `I` the image's
-policy, `S` the site, `D` the site by disk only, `U` the user; after the letter `<` means only tighter or earlier than the
-voice above, `>` only stricter, `^` up to the ceiling, `/` only for scripts of one's own, `?` only if `pilot.from_user`.
+policy, `S` the site, `D` the site by disk only, `U` the user; after the letter `<` means only tighter or earlier than
+the voice above, `>` only stricter, `^` up to the ceiling, `/` only for one's own scripts, `?` if `pilot.from_user`.
 """
 
 from __future__ import annotations
@@ -55,10 +55,32 @@ COLLECTOR = (
     ("key", TEXT, False),
     ("peer", TEXT, False),
 )
+DIALECTS = ("words", "auto", "openstack", "vac", "ec2", "nimbus", "cloudstack")
+PRESET_NAMES = ("words", "standard", "strict", "vacuum", "hepix2012")
+FREQUENCY = ("words", "once", "every-boot")
 FRAMEWORKS = ("words", "dirac", "panda", "htcondor", "slurm", "gridengine", "alice", "glideinwms", "command")
 PROTECTED = (
-    *("/usr", "/bin", "/sbin", "/lib*", "/boot", "/opt", "/var/lib/rpm", "/var/lib/dpkg", "/etc/ld.so.*", "/etc/profile.d"),
-    *("/etc/pam.d", "/etc/sudoers*", "/etc/cron*", "/etc/yum.repos.d", "/etc/apt", "/etc/systemd/system", "/etc/init.d"),
+    *(
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib*",
+        "/boot",
+        "/opt",
+        "/var/lib/rpm",
+        "/var/lib/dpkg",
+        "/etc/ld.so.*",
+        "/etc/profile.d",
+    ),
+    *(
+        "/etc/pam.d",
+        "/etc/sudoers*",
+        "/etc/cron*",
+        "/etc/yum.repos.d",
+        "/etc/apt",
+        "/etc/systemd/system",
+        "/etc/init.d",
+    ),
     *("/etc/modprobe.d", "/etc/environment"),
 )
 
@@ -67,8 +89,15 @@ LATER = False
 
 # key, type, default, who may set it, whether it has an effect yet, meaning
 ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
-    ("preset", ("words", "standard", "strict", "vacuum", "hepix2012"), "standard", "I", NOW, "the defaults to start from"),
-    ("sources", ("list", ("words", "disk", "metadata")), ("disk", "metadata"), "I", NOW, "where to look, in this order"),
+    ("preset", PRESET_NAMES, "standard", "I", NOW, "the defaults to start from"),
+    (
+        "sources",
+        ("list", ("words", "disk", "metadata")),
+        ("disk", "metadata"),
+        "I",
+        NOW,
+        "where to look, in this order",
+    ),
     ("disk.site_devices", ("list", ("device",)), ("rom",), "I", NOW, "disks that may speak as the site"),
     ("disk.flat_owner", ("words", "site", "user"), "site", "I", NOW, "whose the flat names on a disk are"),
     ("disk.reader", ("words", "mount", "library"), "mount", "I", NOW, "how a disk is read"),
@@ -76,14 +105,7 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("disk.broken", ("words", "stop", "next"), "stop", "I", NOW, "whether a broken source ends the search"),
     ("disk.eject", FLAG, False, "I", NOW, "eject the medium once it is read"),
     ("metadata.address", URL, "http://169.254.169.254", "I", LATER, "where the metadata service is"),
-    (
-        "metadata.dialect",
-        ("words", "auto", "openstack", "vac", "ec2", "nimbus", "cloudstack"),
-        "auto",
-        "I",
-        LATER,
-        "what the metadata service speaks",
-    ),
+    ("metadata.dialect", DIALECTS, "auto", "I", LATER, "what the metadata service speaks"),
     ("metadata.imds", ("words", "auto", "v1", "v2"), "auto", "I", LATER, "version of the EC2 metadata service"),
     ("metadata.required", ("words", "auto", "yes", "no"), "auto", "I D", LATER, "whether an unreachable service fails"),
     ("metadata.bundle", ("file-name",), "default.tgz", "I D", LATER, "the site bundle's name"),
@@ -102,7 +124,7 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("trust.ca_dir", PATH, "/etc/grid-security/certificates", "I D", LATER, "folder of CA certificates"),
     ("trust.crl", ("words", "ignore", "prefer", "require"), "prefer", "I D", LATER, "revocation lists"),
     ("trust.site", TEXT, None, "I D", LATER, "the site's name, as manifests name it"),
-    ("trust.metadata", TRUST, "prefer", "I D>", LATER, "signatures on what the service gives"),
+    ("trust.metadata", TRUST, "prefer", "I D>", LATER, "signatures on what it gives"),
     ("trust.disk", TRUST, "off", "I D>", LATER, "signatures on what a disk gives"),
     ("access.root_keys", TEXTS, (), "S", NOW, "SSH keys that may log in as root"),
     ("access.accounts", ("list", LOGIN), (), "S", NOW, "accounts to make, with SSH keys"),
@@ -133,16 +155,9 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("scripts.ID.processes", COUNT, 4096, "I S/ U/", NOW, "processes"),
     ("scripts.ID.files", ("int", "", 8, 1 << 20), 1024, "I S/ U/", NOW, "open files of each of its processes"),
     ("scripts.ID.output_bytes", BYTES, 16 * GIB, "I S/ U/", NOW, "output"),
-    (
-        "scripts.ID.frequency",
-        ("words", "once", "every-boot"),
-        None,
-        "I S/ U/",
-        NOW,
-        "how often it runs; without it a site's every boot, a user's once",
-    ),
-    ("scripts.ID.on_error", ("words", "no-pilot", "continue"), "no-pilot", "I S/", NOW, "what a site's failed script does"),
-    ("scripts.ID.rerun", ("words", "never", "safe"), "never", "I S/ U/", NOW, "whether it runs again if interrupted"),
+    ("scripts.ID.frequency", FREQUENCY, None, "I S/ U/", NOW, "none: every boot for a site's, once for a user's"),
+    ("scripts.ID.on_error", ("words", "no-pilot", "continue"), "no-pilot", "I S/", NOW, "what its failure does"),
+    ("scripts.ID.rerun", ("words", "never", "safe"), "never", "I S/ U/", NOW, "whether it runs again once interrupted"),
     ("scripts.ID.daemons", ("words", "kill", "keep"), "keep", "I S/", NOW, "what a site's script leaves running"),
     ("phase_budget_s", SECONDS, 1800, "I", NOW, "time for a phase before the network or after it"),
     ("stop_budget_s", SECONDS, 60, "I", NOW, "time for the stop phase"),
@@ -176,7 +191,7 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("pilot.outputs", ANY, None, "I S U?", LATER, "logs that are handed over"),
     ("pilot.heartbeat.file", ("file-name",), None, "I S U?", LATER, "name of the heartbeat in the job outputs"),
     ("pilot.heartbeat.seconds", SECONDS, None, "I S U?", LATER, "how often it beats"),
-    ("pilot.require_trace", ("words", "no", "configured", "reachable"), "no", "I S U?", LATER, "no pilot without a trace"),
+    ("pilot.require_trace", ("words", "no", "configured", "reachable"), "no", "I S U?", LATER, "no trace, no pilot"),
 )
 _BY_KEY = {row[0]: row for row in ROWS}
 OPEN_SECTIONS = ("scripts.", "features.machine.", "features.job.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from contextagent.model import Frequency, Owner
+    from contextagent.model import Frequency, Owner, Voice
     from contextagent.policy.schema import Key
 
 __all__ = ["Layer", "Origin", "ScriptSettings", "Setting", "Settings", "load_image_policy", "load_material", "merge"]
@@ -22,11 +22,15 @@ NOT_YET = {"user.profile": "guarded", "site.profile": "guarded"}
 """Values that have no effect yet, of keys that have one."""
 
 
-def load_material(voice: str, name: str, data: bytes) -> Layer:
-    """Return what a site's or a user's settings file says; `policy.loader.load_material` has the rules."""
-    from contextagent.policy import loader  # noqa: PLC0415  # most contexts have no settings
+def load_material(voice: Voice, name: str, data: bytes) -> Layer:
+    """Return what a settings file of a site or user says (`site.yaml`, `user.json`).
 
-    return loader.load_material(voice, name, data)  # type: ignore[arg-type]  # narrowed there
+    Raises:
+        InvalidInputError: Something is wrong in what a person wrote; `problems` has all of it.
+    """
+    from contextagent.policy.loader import load  # noqa: PLC0415  # most contexts have no settings
+
+    return load(voice, [(name, data)])
 
 
 class Origin(Value):
@@ -79,7 +83,8 @@ class Settings:
         if name in self._preset:
             return self._preset[name]
         if f"{name}." in OPEN_SECTIONS:
-            return {key[len(name) + 1 :]: said.value for key, (said, _) in self._spoken.items() if key.startswith(f"{name}.")}
+            spoken = ((key, said) for key, (said, _) in self._spoken.items() if key.startswith(f"{name}."))
+            return {key[len(name) + 1 :]: said.value for key, said in spoken}
         key = find(name)
         if key is None:
             raise KeyError(name)
@@ -185,7 +190,8 @@ class _Merging:
                 return f"'pilot.from_user' is no ({self._view.origin('pilot.from_user').text()})"
             case "/":
                 return self._script_refusal(key, said, above, layer)
-        return ""
+            case _:
+                return ""
 
     def _script_refusal(self, key: Key, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
         script_id, _ = split_script_key(key.name) or ("", "")

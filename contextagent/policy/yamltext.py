@@ -1,8 +1,8 @@
 """Strict YAML, and JSON, to one tree in which every name and value has its line and is still the text that was written.
 
 Nothing is typed here: whoever knows what a name means types its value, so that `no`, `012` or `1:30` never become what
-the writer did not mean.  Anchors, aliases, tags, several documents, a name twice and deep nesting are refused, so a text
-can't grow beyond its own size.
+the writer did not mean.  Anchors, aliases, tags, several documents, a name twice and deep nesting are refused, so a
+text can't grow beyond its own size.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class _Open:
             if name.kind != "scalar":
                 faults.append(Fault(line=name.line, cause="a name is a plain word, not a list or a map"))
             elif name.text in seen:
-                faults.append(Fault(line=name.line, cause=f"'{name.text}' stands twice (first in line {seen[name.text]})"))
+                cause = f"'{name.text}' stands twice (first in line {seen[name.text]})"
+                faults.append(Fault(line=name.line, cause=cause))
             else:
                 seen[name.text] = name.line
         return Node(kind="map", line=self.line, pairs=pairs)
@@ -127,7 +128,7 @@ class _YamlReader:
         if isinstance(event, yaml.DocumentStartEvent):
             self._begin_document(event, line)
         elif isinstance(event, yaml.AliasEvent):
-            self.faults.append(Fault(line=line, cause=f"the alias '*{event.anchor}' is not allowed; write the value out"))
+            self.faults.append(Fault(line=line, cause=f"the alias '*{event.anchor}' is not allowed"))
             self._add(Node(kind="scalar", line=line))
         elif isinstance(event, yaml.NodeEvent):
             self._take_node(event, line)
