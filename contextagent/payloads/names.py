@@ -43,12 +43,12 @@ def script_name_problem(name: str) -> str:
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file in a `*.d` folder is an editor's or package manager's leftover, or hidden: not to be run."""
+    """Return whether a file in a `*.d` folder is hidden, or what an editor or package manager left: not to be run."""
     return name.startswith((".", "#")) or name.endswith(_BACKUP_ENDINGS) or ".dpkg-" in name
 
 
 def target_problem(target: str) -> str:
-    """Return why `target` can't be the place of a file, or an empty string if it is absolute and in its shortest form."""
+    """Return why `target` can't be the place of a file; empty if it is absolute and in its shortest form."""
     if not target.startswith("/"):
         return "it is not absolute"
     for component in target[1:].split("/"):
@@ -82,7 +82,7 @@ def inside(folder: str, target: str) -> str | None:
 
 
 def is_feature_key(key: str) -> bool:
-    """Return whether `key` can name a machine or job feature: `[a-z0-9_]`, and capitals as in the older `mem_limit_MB`."""
+    """Return whether `key` can name a feature: `[a-z0-9_]`, and capitals as in the older `mem_limit_MB`."""
     return 0 < len(key) <= MAX_KEY_BYTES and _KEY_CHARACTERS.issuperset(key)
 
 

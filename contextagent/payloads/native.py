@@ -44,6 +44,17 @@ def is_native(entries: Collection[Entry], *, without: Collection[str] = ()) -> b
     )
 
 
+def top_folder(medium: Medium) -> str:
+    """Return the one folder that all of a bundle stands under; empty where the bundle is flat.
+
+    Raises:
+        BrokenSourceError: The medium can't be read.
+    """
+    entries = medium.folder("")
+    is_under_one = len(entries) == 1 and entries[0].kind == "folder" and not is_native(entries)
+    return entries[0].name if is_under_one else ""
+
+
 def native_offers(medium: Medium, prefix: str, owner: Owner, *, without: Collection[str] = ()) -> Reading:
     """Return what a folder in native form offers.
 
@@ -91,7 +102,7 @@ class _Folder:
         )
 
     def _list(self, prefix: str, without: Collection[str]) -> None:
-        """Collect every entry by its path within the folder, parents first, with a bound on loops of a forged medium."""
+        """Collect every entry by its path within the folder, bounded, since a forged medium can hold loops."""
         waiting = [prefix]
         while waiting:
             folder = waiting.pop()
@@ -132,9 +143,7 @@ class _Folder:
             raise self._broken(entry.path, *_NO_FILE[entry.kind])
         else:
             self._offers.append(
-                Offer(
-                    owner=self._owner, role="script", name=path, path=entry.path, phase=phase, rank=rank, mode=0o755
-                )
+                Offer(owner=self._owner, role="script", name=path, path=entry.path, phase=phase, rank=rank, mode=0o755)
             )
 
     def _take_files(self) -> None:
@@ -160,14 +169,9 @@ class _Folder:
                 )
 
     def _take_settings(self) -> None:
-        other = "user" if self._owner == "site" else "site"
-        for name in (f"{other}.yaml", f"{other}.json"):
-            if name in self._entries:
-                message = f"settings of the {other} in the {self._owner}'s material, ignoring them"
-                self._warn(name, "wrong-owner", message)
         found = [name for name in (f"{self._owner}.yaml", f"{self._owner}.json") if name in self._entries]
         if len(found) > 1:
-            raise self._broken(self._base + found[0], "two-settings", f"there is '{found[1]}', too")
+            raise self._broken(self._base + found[0], "settings-twice", f"there is '{found[1]}', too")
         for name in found:
             entry = self._entries[name]
             if entry.kind != "file":
@@ -217,7 +221,7 @@ class _Folder:
         return parse_variables(self._medium.read(entry.path, max_bytes=MAX_BYTES), entry.path)
 
     def _below(self, folder: str, *, is_deep: bool = False) -> list[str]:
-        """Return the paths in a folder (with `is_deep`: and in its folders), in C-locale order, which is that of code points."""
+        """Return the paths in a folder (`is_deep`: and below) in C-locale order, which is that of code points."""
         start = f"{folder}/"
         return sorted(
             path for path in self._entries if path.startswith(start) and (is_deep or "/" not in path[len(start) :])
@@ -238,4 +242,3 @@ _NO_FILE = {
     "folder": ("folder", "it is a folder"),
     "other": ("device", "it is a device, fifo or socket"),
 }
-

@@ -18,6 +18,7 @@ MAX_BYTES = 256 << 10
 _OPERATORS = frozenset(";&|<>()")
 _BLANKS = ("", " ", "\t", "\n")
 _LINE_ENDS = ("", "\n")
+_LAST_CHARACTER = 0x10FFFF
 _HEX = frozenset("0123456789abcdefABCDEF")
 _OCTAL = frozenset("01234567")
 _SIMPLE_ESCAPES = {
@@ -43,7 +44,7 @@ def parse_variables(data: bytes, name: str = "context.sh") -> Mapping[str, str]:
 
 
 class _Reader:
-    """A place in the text; one character stands for one byte, since `$'\\303\\244'` writes characters by their bytes."""
+    r"""A place in the text; one character stands for one byte, since `$'\303\244'` writes a character by its bytes."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._text = data.decode("latin-1")
@@ -196,7 +197,7 @@ class _Reader:
     def _bytes_of(self, code: int, *, is_wide: bool = False) -> str:
         if not is_wide:
             return chr(code)
-        if code > 0x10FFFF:
+        if code > _LAST_CHARACTER:
             raise self._broken("bad-escape", "an escape beyond the last character", self._at)
         return chr(code).encode("utf-8", "surrogatepass").decode("latin-1")
 

@@ -1,0 +1,387 @@
+"""A bundle (tar or tar.gz) judged as a whole, then written so that nothing in it can reach outside its folder.
+
+The extraction filters of `tarfile` are not safe on Python 3.11.7 (CVE-2025-4517), and its reader follows sizes that
+lead backwards (CVE-2025-8194): only its header parser is used, and everything that names, sizes or writes is here.
+"""
+
+from __future__ import annotations
+
+import os
+from tarfile import AREGTYPE, CONTTYPE, DIRTYPE, GNUTYPE_SPARSE, REGTYPE, SYMTYPE, HeaderError, TarInfo
+
+from contextagent.errors import BrokenSourceError, CannotWriteError
+from contextagent.model import Problem, Value
+from contextagent.payloads.names import MAX_TARGET_BYTES, component_problem, inside
+from contextagent.payloads.stream import CHUNK_BYTES, Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO, Literal
+
+    from contextagent.payloads.caps import Caps
+
+BLOCK_BYTES = 512
+MAX_HEADER_BYTES = 64 << 10
+MAX_PADDING_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_DIGITS = 20
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_REFUSED_TYPES = {
+    b"1": "hard-link",
+    b"3": "device",
+    b"4": "device",
+    b"6": "fifo",
+    GNUTYPE_SPARSE: "sparse",
+}
+_RULES = {
+    "absolute-path": "its path is absolute",
+    "ambiguous-header": "its name or size is given twice",
+    "bad-checksum": "its header is damaged",
+    "bad-header": "its extended header is damaged",
+    "bad-name": "its name is not allowed",
+    "bad-size": "a folder or link has contents",
+    "case-duplicate": "its name differs from another's by capitals alone",
+    "changed": "it is not what it was when it was checked",
+    "device": "a device is not taken",
+    "duplicate-name": "its name is there twice",
+    "fifo": "a fifo is not taken",
+    "hard-link": "a hard link is not taken",
+    "header-too-large": "its extended header is too large",
+    "link-outside": "the link leaves the bundle",
+    "member-too-large": "it is larger than one member may be",
+    "negative-offset": "its size is negative",
+    "not-a-tar": "it is no tar archive",
+    "parent-path": "its path has '..'",
+    "sparse": "a sparse file is not taken",
+    "through-file": "its path goes through a file",
+    "through-link": "its path goes through a link",
+    "too-deep": "its path has too many levels",
+    "too-many-members": "there are more members than allowed",
+    "total-too-large": "all members together are larger than allowed",
+    "trailing-garbage": "something else follows its end",
+    "truncated": "it ends too early",
+    "unknown-type": "it is neither a file, a folder nor a link",
+}
+"""Every reason to refuse a bundle, in words; a gzip layer adds `bad-gzip` and `ratio`."""
+
+
+class Member(Value):
+    """One member of a bundle: its path in shortest form, its size, its mode (at most 0755), and a link's target."""
+
+    path: str
+    kind: Literal["file", "folder", "link"]
+    size_bytes: int = 0
+    mode: int = 0o644
+    target: str = ""
+
+
+def extract(source: BinaryIO, folder: str, caps: Caps) -> tuple[Member, ...]:
+    """Write a bundle's members into a folder, after all of it has been judged.
+
+    Rules (context, section 4): regular files, folders and relative links that stay inside; one member against the rules
+    refuses the whole before a byte is written. Links are made last, so nothing is ever written through one.
+
+    Args:
+        source: The bundle, seekable; read twice.
+        folder: Real path of a folder that is not there yet; it is made 0700 and belongs to this one bundle.
+        caps: Bounds.
+
+    Returns:
+        The members in the bundle's order; empty for an archive of nothing.
+
+    Raises:
+        BrokenSourceError: The bundle is refused: its writer's fault, naming member and rule. Nothing was written.
+        CannotWriteError: The folder can't be made, or a file in it; the caller removes what is there.
+    """
+    members = check(source, caps)
+    try:
+        os.mkdir(folder, 0o700)
+        base = os.open(folder, _FOLDER)
+        try:
+            _write(source, base, members, caps)
+        finally:
+            os.close(base)
+    except OSError as error:
+        raise CannotWriteError(f"cannot write '{folder}': {error.strerror or error}") from error
+    return members
+
+
+def check(source: BinaryIO, caps: Caps) -> tuple[Member, ...]:
+    """Return a bundle's members if all of it keeps the rules; writes nothing.
+
+    Args:
+        source: The bundle, seekable; read once, in pieces.
+        caps: Bounds.
+
+    Raises:
+        BrokenSourceError: As `extract`.
+    """
+    tree = _Tree(caps)
+    for member, _ in _Archive(source, caps).members():
+        tree.add(member)
+    return tree.judged()
+
+
+def _refusal(member: str, reason: str) -> BrokenSourceError:
+    shown = ascii(member[:200])[1:-1]
+    problem = Problem(reason=reason, message=_RULES[reason], path=shown)
+    return BrokenSourceError(f"cannot unpack '{shown}': {_RULES[reason]}", reason=reason, problems=(problem,))
+
+
+class _Archive:
+    """The members as the archive gives them, one after another, each with its contents."""
+
+    def __init__(self, source: BinaryIO, caps: Caps) -> None:
+        self._stream = Stream(source, caps, "bundle")
+        self._caps = caps
+        self._last = "bundle"
+        self._left_bytes = 0
+
+    def members(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
+        """Yield each member; its contents are read from the same stream, and skipped if nobody reads them."""
+        count, total_bytes = 0, 0
+        while (header := self._next_header()) is not None:
+            info, wide = header
+            name = _text(wide["path"]) if "path" in wide else info.name
+            self._last = name
+            count += 1
+            if count > self._caps.members:
+                raise _refusal(name, "too-many-members")
+            member = self._member(name, info, wide)
+            total_bytes += member.size_bytes
+            if total_bytes > self._caps.total_bytes:
+                raise _refusal(name, "total-too-large")
+            contents = self._contents(member.size_bytes)
+            if member.path:
+                yield member, contents
+            for _ in contents:
+                pass
+        self._expect_padding()
+
+    def _next_header(self) -> tuple[TarInfo, dict[str, bytes]] | None:
+        """Return the next member's header and what extended headers before it say; None at the archive's end."""
+        wide: dict[str, bytes] = {}
+        allowed_bytes = MAX_HEADER_BYTES
+        while (info := self._info()) is not None:
+            if info.type not in (b"x", b"g", b"L", b"K"):
+                return info, wide
+            if info.size < 0:
+                raise _refusal(self._last, "negative-offset")
+            allowed_bytes -= BLOCK_BYTES + info.size
+            if allowed_bytes < 0:
+                raise _refusal(self._last, "header-too-large")
+            data = b"".join(self._contents(info.size))
+            said = _pax_records(data) if info.type in (b"x", b"g") else {_LONG[info.type]: data.partition(b"\0")[0]}
+            if said is None:
+                raise _refusal(self._last, "bad-header")
+            if any(key.startswith("GNU.sparse") for key in said):
+                raise _refusal(self._last, "sparse")
+            said = {key: said[key] for key in ("path", "linkpath", "size") if key in said}
+            if said and (info.type == b"g" or not wide.keys().isdisjoint(said)):
+                raise _refusal(self._last, "ambiguous-header")
+            wide.update(said)
+        if wide:
+            raise _refusal(self._last, "truncated")
+        return None
+
+    def _info(self) -> TarInfo | None:
+        block = self._stream.read(BLOCK_BYTES)
+        is_first = self._last == "bundle"
+        if len(block) < BLOCK_BYTES:
+            raise _refusal(self._last, "not-a-tar" if is_first else "truncated")
+        if not block.strip(b"\0"):
+            return None
+        try:
+            return TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except HeaderError:
+            raise _refusal(self._last, "not-a-tar" if is_first else "bad-checksum") from None
+
+    def _member(self, name: str, info: TarInfo, wide: dict[str, bytes]) -> Member:
+        """Return a header as a member, or refuse it for what it says by itself."""
+        if info.type in _REFUSED_TYPES:
+            raise _refusal(name, _REFUSED_TYPES[info.type])
+        if info.type not in (REGTYPE, AREGTYPE, CONTTYPE, DIRTYPE, SYMTYPE):
+            raise _refusal(name, "unknown-type")
+        path = _shortest(name)
+        size_bytes = self._size_bytes(name, info, wide)
+        if info.type in (DIRTYPE, SYMTYPE) and size_bytes:
+            raise _refusal(name, "bad-size")
+        if info.type == DIRTYPE:
+            return Member(path=path, kind="folder", mode=info.mode & 0o755)
+        if not path:
+            raise _refusal(name, "bad-name")
+        if info.type == SYMTYPE:
+            return Member(path=path, kind="link", target=_text(wide.get("linkpath", b"")) or info.linkname)
+        return Member(path=path, kind="file", size_bytes=size_bytes, mode=info.mode & 0o755)
+
+    def _size_bytes(self, name: str, info: TarInfo, wide: dict[str, bytes]) -> int:
+        said = wide.get("size", b"%d" % info.size)
+        if len(said) > MAX_DIGITS or not said.removeprefix(b"-").isdigit():
+            raise _refusal(name, "bad-header")
+        if said.startswith(b"-"):
+            raise _refusal(name, "negative-offset")
+        if int(said) > self._caps.member_bytes:
+            raise _refusal(name, "member-too-large")
+        return int(said)
+
+    def _contents(self, size_bytes: int) -> Iterator[bytes]:
+        """Yield `size_bytes` from here, then go past the padding to the next block."""
+        left = size_bytes
+        while left:
+            data = self._stream.read(min(left, CHUNK_BYTES))
+            if not data:
+                raise _refusal(self._last, "truncated")
+            left -= len(data)
+            yield data
+        padding = -size_bytes % BLOCK_BYTES
+        if len(self._stream.read(padding)) < padding:
+            raise _refusal(self._last, "truncated")
+
+    def _expect_padding(self) -> None:
+        """Read what follows the end: zeros, no more than a tape's record of them."""
+        left = MAX_PADDING_BYTES
+        while data := self._stream.read(CHUNK_BYTES):
+            left -= len(data)
+            if left < 0 or data.strip(b"\0"):
+                raise _refusal(self._last, "trailing-garbage")
+
+
+_LONG = {b"L": "path", b"K": "linkpath"}
+
+
+def _pax_records(data: bytes) -> dict[str, bytes] | None:
+    """Return the `<length> <key>=<value>` lines of a pax header; None if it is damaged."""
+    said: dict[str, bytes] = {}
+    while data:
+        digits, space, _ = data.partition(b" ")
+        if not space or not digits.isdigit() or len(digits) > MAX_DIGITS:
+            return None
+        length = int(digits)
+        key, equals, value = data[len(digits) + 1 : length].partition(b"=")
+        if length > len(data) or not value.endswith(b"\n") or not equals or _text(key) in said:
+            return None
+        said[_text(key)] = value[:-1]
+        data = data[length:]
+    return said
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _shortest(name: str) -> str:
+    """Return a member's path in its shortest form, empty for the top itself; refuse one that could lead elsewhere."""
+    if name.startswith("/"):
+        raise _refusal(name, "absolute-path")
+    components = [component for component in name.split("/") if component not in ("", ".")]
+    if ".." in components:
+        raise _refusal(name, "parent-path")
+    if not name or any(map(component_problem, components)) or len(name.encode()) > MAX_TARGET_BYTES:
+        raise _refusal(name, "bad-name")
+    if len(components) > MAX_DEPTH:
+        raise _refusal(name, "too-deep")
+    return "/".join(components)
+
+
+class _Tree:
+    """All members so far as a tree of names, by which each new one is judged."""
+
+    def __init__(self, caps: Caps) -> None:
+        self._caps = caps
+        self._members: list[Member] = []
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def add(self, member: Member) -> None:
+        """Take one more member, or refuse it for what it says beside the others."""
+        for folder in _parents(member.path):
+            path, kind = self._known.setdefault(folder.casefold(), (folder, "implied"))
+            if path != folder:
+                raise _refusal(member.path, "case-duplicate")
+            if kind in ("link", "file"):
+                raise _refusal(member.path, f"through-{kind}")
+        path, kind = self._known.get(member.path.casefold(), (member.path, ""))
+        if path != member.path:
+            raise _refusal(member.path, "case-duplicate")
+        if kind == "implied" and member.kind != "folder":
+            raise _refusal(member.path, "through-link" if member.kind == "link" else "through-file")
+        if kind not in ("", "implied"):
+            raise _refusal(member.path, "duplicate-name")
+        self._known[member.path.casefold()] = (member.path, member.kind)
+        self._members.append(member)
+
+    def judged(self) -> tuple[Member, ...]:
+        """Return all members, once it is known that no link leads outside, be it through another one."""
+        for member in self._members:
+            if member.kind == "link":
+                self._judge_link(member)
+        return tuple(self._members)
+
+    def _judge_link(self, member: Member) -> None:
+        """Refuse a link out of the bundle; a step of its way that is itself a link would make its text a lie."""
+        folder = member.path.rpartition("/")[0]
+        if inside(folder, member.target) is None:
+            raise _refusal(member.path, "link-outside")
+        steps = member.target.split("/")
+        for end in range(1, len(steps)):
+            step = inside(folder, "/".join(steps[:end])) or ""
+            if self._known.get(step.casefold(), ("", ""))[1] == "link":
+                raise _refusal(member.path, "through-link")
+
+
+def _parents(path: str) -> list[str]:
+    components = path.split("/")
+    return ["/".join(components[:end]) for end in range(1, len(components))]
+
+
+def _write(source: BinaryIO, base: int, members: tuple[Member, ...], caps: Caps) -> None:
+    """Write the members below an open folder, if the source still says what it said."""
+    expected = iter(members)
+    for member, contents in _Archive(source, caps).members():
+        if member != next(expected, None):
+            raise _refusal(member.path, "changed")
+        if member.kind == "folder":
+            os.close(_open_folder(base, member.path))
+        elif member.kind == "file":
+            _write_file(base, member, contents)
+    for member in expected:
+        raise _refusal(member.path, "changed")
+    for member in members:
+        if member.kind == "link":
+            folder, _, name = member.path.rpartition("/")
+            parent = _open_folder(base, folder)
+            try:
+                os.symlink(member.target, name, dir_fd=parent)
+            finally:
+                os.close(parent)
+
+
+def _open_folder(base: int, path: str) -> int:
+    """Return a folder below `base`, opened level by level without following a link; what is missing is made."""
+    fd = os.dup(base)
+    for component in path.split("/") if path else ():
+        try:
+            try:
+                os.mkdir(component, 0o700, dir_fd=fd)
+            except FileExistsError:
+                pass  # made for an earlier member; anything but a folder fails to open
+            inner = os.open(component, _FOLDER, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+def _write_file(base: int, member: Member, contents: Iterator[bytes]) -> None:
+    folder, _, name = member.path.rpartition("/")
+    parent = _open_folder(base, folder)
+    try:
+        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+    finally:
+        os.close(parent)
+    with open(fd, "wb") as file:
+        file.writelines(contents)
+        os.fchmod(fd, member.mode)

@@ -1,0 +1,96 @@
+"""A file's bytes, unpacked on the way if it is gzip'd, in pieces and never more than was asked for."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from contextagent.errors import BrokenSourceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from contextagent.payloads.caps import Caps
+
+CHUNK_BYTES = 1 << 16
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_PARTS = 1 << 14
+_GZIP_WBITS = 31  # a gzip header and trailer, the largest window
+
+
+class Stream:
+    """What can be read from one packed or plain file.
+
+    Args:
+        source: Seekable; it is read from its start.
+        caps: For the ratio, which is judged against the whole size of `source`.
+        what: What it is, for an error.
+    """
+
+    def __init__(self, source: BinaryIO, caps: Caps, what: str) -> None:
+        self._source = source
+        self._what = what
+        self._allowed_bytes = source.seek(0, os.SEEK_END) * caps.ratio
+        source.seek(0)
+        self._packed = source.read(CHUNK_BYTES)
+        self._inflater = zlib.decompressobj(_GZIP_WBITS) if self._packed.startswith(GZIP_MAGIC) else None
+        self._parts = 1
+        self._ready = b""
+        self._is_ended = False
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end.
+
+        Args:
+            size: At most 64 KiB: what is unpacked ahead is never more than two pieces.
+
+        Raises:
+            BrokenSourceError: The gzip layer is damaged, cut short, followed by something else, or past the ratio.
+        """
+        while len(self._ready) < size and not self._is_ended:
+            self._ready += self._more()
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
+
+    def _more(self) -> bytes:
+        if self._inflater is None:
+            data, self._packed = self._packed, self._source.read(CHUNK_BYTES)
+            self._is_ended = not data
+            return data
+        if not self._packed:
+            self._packed = self._source.read(CHUNK_BYTES)
+            if not self._packed:
+                raise self._broken("truncated", "its gzip data ends too early")
+        try:
+            data = self._inflater.decompress(self._packed, CHUNK_BYTES)
+        except zlib.error:
+            raise self._broken("bad-gzip", "its gzip data is damaged") from None
+        self._allowed_bytes -= len(data)
+        if self._allowed_bytes < 0:
+            raise self._broken("ratio", "it unpacks to too many times its own size")
+        if self._inflater.eof:
+            self._next_part(self._inflater.unused_data)
+        else:
+            self._packed = self._inflater.unconsumed_tail
+        return data
+
+    def _next_part(self, rest: bytes) -> None:
+        """Go on after one gzip part: with another one, with padding of zeros, or to the end."""
+        if len(rest) < len(GZIP_MAGIC):
+            rest += self._source.read(CHUNK_BYTES)
+        if rest.startswith(GZIP_MAGIC):
+            self._parts += 1
+            if self._parts > MAX_PARTS:
+                raise self._broken("bad-gzip", "its gzip data has too many parts")
+            self._packed = rest
+            self._inflater = zlib.decompressobj(_GZIP_WBITS)
+            return
+        while rest:
+            if rest.strip(b"\0"):
+                raise self._broken("trailing-garbage", "something else follows its gzip data")
+            rest = self._source.read(CHUNK_BYTES)
+        self._is_ended = True
+
+    def _broken(self, reason: str, cause: str) -> BrokenSourceError:
+        return BrokenSourceError(f"cannot unpack '{self._what}': {cause}", reason=reason)
