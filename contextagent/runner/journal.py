@@ -72,7 +72,7 @@ def read_records(host: Host, boot_id: str) -> Iterator[dict[str, Any]]:
 
 
 def last_record(host: Host, boot_id: str) -> dict[str, object] | None:
-    """Return {`boot`, `seq`, `hash`} of a boot's last record, as the next boot's first one names it; None if unknown."""
+    """Return {`boot`, `seq`, `hash`} of a boot's last record, as the next boot's first names it; None if unknown."""
     try:
         fd = os.open(host.files.real(trace_path(boot_id)), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

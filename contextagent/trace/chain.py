@@ -1,4 +1,4 @@
-"""The chain: each line names the SHA-256 of the one before it, so that none can be changed, dropped or put in unseen."""
+"""The chain: each line names the SHA-256 of the one before, so that none can be changed, dropped or put in unseen."""
 
 from __future__ import annotations
 
