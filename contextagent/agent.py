@@ -11,11 +11,9 @@ from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
 from contextagent.runner.execution import execute
-from contextagent.runner.state import State, instance_folder
+from contextagent.runner.state import State, instance_folder, known_instance, own_folders
 from contextagent.runner.status import RUN
 from contextagent.runner.surroundings import surroundings
-from contextagent.sources.search import search
-from contextagent.sources.staging import install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +45,15 @@ class Request(Value):
     is_resumed: bool = False
 
 
-def run(host: Host, phases: Sequence[Phase], request: Request) -> State:
-    """Run the phases in order, and return what is remembered of this boot then.
+class Outcome(Value):
+    """What is remembered of this boot after a run, and whether the run did anything (`is_news`)."""
+
+    state: State
+    is_news: bool
+
+
+def run(host: Host, phases: Sequence[Phase], request: Request) -> Outcome:
+    """Run the phases in order, and return what came out.
 
     Raises:
         InvalidInputError: The image's policy is invalid; nothing was done.
@@ -59,10 +64,11 @@ def run(host: Host, phases: Sequence[Phase], request: Request) -> State:
     host.files.make_folder(RUN, 0o755)
     lock = host.lock(f"{RUN}/lock")
     try:
+        for folder in own_folders(known_instance(host)):
+            host.files.sweep(folder)
         image = load_image_policy(host, request.policy)
-        for phase in phases:
-            state = _run_phase(host, phase, request, image)
-        return state
+        outcomes = [_run_phase(host, phase, request, image) for phase in phases]
+        return Outcome(state=outcomes[-1].state, is_news=any(outcome.is_news for outcome in outcomes))
     finally:
         lock.release()
 
@@ -78,19 +84,23 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Plan:
     memory = recall(host)
     known = memory.state
     if not _is_known(known, phase or BOOT[0], request):
+        from contextagent.sources.search import search  # noqa: PLC0415  # a later phase of a boot searches nothing
+
         finding = search(host, merge(image), known, override=request.disk, is_trial=True)
         known = _judged(host, known, finding)
     settings, _ = _settings(image, known.supplies)
     return make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
 
 
-def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> State:
-    """Run one phase, and return what is remembered then."""
+def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outcome:
+    """Run one phase, unless it is over already."""
     memory = recall(host)
     if _is_over(memory.state, phase, request):
-        return memory.state
+        return Outcome(state=memory.state, is_news=False)
     known, finding = memory.state, None
     if not _is_known(known, phase, request):
+        from contextagent.sources.search import search  # noqa: PLC0415  # a later phase of a boot searches nothing
+
         finding = search(host, merge(image), known, override=request.disk, is_trial=False)
         known = _judged(host, known, finding)
     settings, problems = _settings(image, known.supplies)
@@ -107,7 +117,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Stat
         situation = _situation(host, settings, memory, known, phase, request)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
-        return execute(host, journal, known, steps, folders=folders, around=around)
+        known = execute(host, journal, known, steps, folders=folders, around=around)
+        return Outcome(state=known, is_news=True)
     finally:
         journal.close()
 
@@ -202,6 +213,8 @@ def _situation(  # noqa: PLR0913  # everything that a plan depends on
 
 def _installed(host: Host, finding: Finding, before: State, known: State, folders: Folders) -> State:
     """Put each owner's staged supply in place; return the state with the folders that were made from it."""
+    from contextagent.sources.staging import install  # noqa: PLC0415  # only after a search
+
     made = dict(known.folders)
     for owner in OWNERS:
         staged = finding.staged[owner]

@@ -38,9 +38,12 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
     request = agent.Request(
         disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given
     )
-    state = agent.run(Host(_text(given, "--root") or "/"), (phase,) if phase else agent.BOOT, request)
-    result = result_of(state)
-    _summarise(state, result)
+    outcome = agent.run(Host(_text(given, "--root") or "/"), (phase,) if phase else agent.BOOT, request)
+    if phase == "stop" and not outcome.is_news:
+        sys.stdout.write("contextagent: stop already done in this boot\n")
+        return 0
+    result = result_of(outcome.state)
+    _summarise(outcome.state, result)
     return EXIT_CODES[result]
 
 

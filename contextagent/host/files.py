@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from contextagent.model import EntryKind
 
 CHUNK_BYTES = 1 << 16
+NEW = ".new-"
+"""How names of unfinished files and folders begin; what a killed agent left of them is swept away by the next one."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,11 +123,11 @@ class Files:
         except OSError as error:
             raise _cannot("make", path, error) from error
 
-    def _make(self, real: str, mode: int, gid: int = -1) -> None:
+    def _make(self, real: str, mode: int, gid: int = -1, *, parents: int = 0o755) -> None:
         try:
             os.mkdir(real, mode)
         except FileNotFoundError:
-            self._make(os.path.dirname(real), 0o755)
+            self._make(os.path.dirname(real), parents, parents=parents)
             os.mkdir(real, mode)
         except FileExistsError:
             if not stat_bits.S_ISDIR(os.lstat(real).st_mode):
@@ -147,7 +149,7 @@ class Files:
             CannotWriteError: It could not be written; what was there before is untouched.
         """
         real = self.real(path)
-        temporary = os.path.join(os.path.dirname(real), random_name(".new-"))
+        temporary = os.path.join(os.path.dirname(real), random_name(NEW))
         try:
             fd = os.open(temporary, _NEW, mode)
             try:
@@ -177,7 +179,7 @@ class Files:
             try:
                 fd = os.open(real, _NEW, mode)
             except FileNotFoundError:
-                self._make(os.path.dirname(real), 0o700)
+                self._make(os.path.dirname(real), 0o700, parents=0o700)
                 fd = os.open(real, _NEW, mode)
             try:
                 for data in pieces:
@@ -199,7 +201,7 @@ class Files:
         real = self.real(path)
         try:
             if not os.path.lexists(os.path.dirname(real)):
-                self._make(os.path.dirname(real), 0o700)
+                self._make(os.path.dirname(real), 0o700, parents=0o700)
             os.symlink(target, real)
         except OSError as error:
             raise _cannot("link", path, error) from error
@@ -261,6 +263,20 @@ class Files:
             raise _cannot("remove", path, error) from error
         finally:
             os.close(parent)
+
+    def sweep(self, folder: str) -> None:
+        """Remove what a killed agent left unfinished directly in one of the agent's own folders.
+
+        Raises:
+            CannotWriteError: It could not be removed.
+        """
+        try:
+            names = os.listdir(self.real(folder))
+        except OSError:
+            return  # not made yet
+        for name in names:
+            if name.startswith(NEW):
+                self.remove(f"{folder}/{name}")
 
     def give(self, path: str, uid: int, gid: int) -> None:
         """Make an account the owner of a folder and of all below it, without following any link.

@@ -68,7 +68,9 @@ def _put(host: Host, step: Step, pieces: Any) -> None:  # noqa: ANN401  # an ite
     """Write beside the target and rename, with missing parents; a folder there is not replaced."""
     parent, _, name = step.target.rpartition("/")
     _make_parents(host, parent or "/")
-    temporary = f"{parent}/.{name}.{os.urandom(6).hex()}"
+    # always the same name, so that what a killed agent left is replaced; made with O_EXCL, it can't be prepared for us
+    temporary = f"{parent}/.{name}.contextagent-new"
+    host.files.remove(temporary)
     try:
         if step.link:
             host.files.link(temporary, step.link)

@@ -12,7 +12,7 @@ import os
 from contextagent import jsontext
 from contextagent.digests import sha256_hex
 from contextagent.errors import CannotWriteError
-from contextagent.host.files import random_name
+from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value, Verdict
 
 TYPE_CHECKING = False
@@ -64,6 +64,11 @@ def instance_folder(instance_id: str) -> str:
     return f"{INSTANCES}/{instance_id}"
 
 
+def own_folders(instance_id: str) -> tuple[str, ...]:
+    """Return the folders in which the agent leaves something unfinished when it is killed."""
+    return ("/run/contextagent", HOME, INSTANCES, *((instance_folder(instance_id),) if instance_id else ()))
+
+
 def known_instance(host: Host) -> str:
     """Return the id of the instance that this image was last booted as; empty when there is none."""
     try:
@@ -108,7 +113,7 @@ def save(host: Host, state: State) -> None:
 
 
 def _point_to(host: Host, instance_id: str) -> None:
-    temporary = f"{HOME}/{random_name('.new-')}"
+    temporary = f"{HOME}/{random_name(NEW)}"
     host.files.link(temporary, f"instances/{instance_id}")
     try:
         host.files.rename(temporary, f"{HOME}/instance")

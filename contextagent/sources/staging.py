@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextagent import jsontext
 from contextagent.digests import new_sha512, sha256_hex
 from contextagent.errors import BrokenSourceError
-from contextagent.host.files import random_name
+from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Stage
         BrokenSourceError: Something is past a cap or can't be read; nothing of this supply may be used.
         CannotWriteError: The state can't be written.
     """
-    place = f"{folder}/{random_name('.new-')}" if folder else ""
+    place = f"{folder}/{random_name(NEW)}" if folder else ""
     if place:
         host.files.make_folder(place)
     store = Store(host, place, found.owner, settings)
