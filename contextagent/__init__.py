@@ -1,3 +1,3 @@
-"""The in-guest half of a contract between a site, an image endorser and a user: contextualisation, traced and confined."""
+"""The in-guest half of a contract between a site, an image endorser and a user."""
 
 __version__ = "0.1.0"

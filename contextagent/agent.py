@@ -7,10 +7,10 @@ from contextagent.model import OWNERS, PHASES, Problem, Value
 from contextagent.plan import Situation, make_plan
 from contextagent.policy.settings import load_image_policy, load_material, merge
 from contextagent.runner import chronicle
+from contextagent.runner.execution import execute
 from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
-from contextagent.runner.execution import execute
 from contextagent.runner.state import State, instance_folder, known_instance, own_folders
 from contextagent.runner.status import RUN
 from contextagent.runner.surroundings import surroundings
@@ -190,11 +190,12 @@ def _settings(image: Layer, supplies: Mapping[Owner, Supply | None]) -> tuple[Se
 def _with(known: State, *, warnings: Sequence[Problem] = (), errors: Sequence[Problem] = ()) -> State:
     """Return the state with more to say, each thing once."""
     return known.replace(
-        warnings=tuple(dict.fromkeys((*known.warnings, *warnings))), errors=tuple(dict.fromkeys((*known.errors, *errors)))
+        warnings=tuple(dict.fromkeys((*known.warnings, *warnings))),
+        errors=tuple(dict.fromkeys((*known.errors, *errors))),
     )
 
 
-def _situation(  # noqa: PLR0913  # everything that a plan depends on
+def _situation(  # everything that a plan depends on
     host: Host, settings: Settings, memory: Memory, known: State, phase: Phase | None, request: Request
 ) -> Situation:
     earlier = known.phases.get(BOOT[0], {}).get("state")

@@ -1,4 +1,4 @@
-"""SHA-256 and SHA-512 from the interpreter's own small modules; OpenSSL's faster ones only where there is much to digest.
+"""SHA-256 and SHA-512 from the interpreter's own small modules; OpenSSL's faster ones for much data only.
 
 Importing `hashlib` maps all of OpenSSL, which costs a boot about 2 ms in each phase.
 """

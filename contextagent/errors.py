@@ -44,7 +44,7 @@ class InvalidInputError(ContextAgentError):
 
 
 class BrokenSourceError(ContextAgentError):
-    """A source is there but unusable, or what it gave is refused (docs/reference/context.md, words): the verdict `broken`."""
+    """A source is there but unusable, or what it gave is refused: the verdict `broken` (docs/reference/context.md)."""
 
     reason = "broken"
     exit_code = 65

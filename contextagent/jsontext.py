@@ -1,8 +1,8 @@
-"""JSON text to values and back, without importing `json` (which costs a boot about as much as the interpreter itself).
+r"""JSON text to values and back, without importing `json` (which costs a boot about as much as the interpreter itself).
 
-The standard library's own compiled scanner and string encoder do the work; where an interpreter lacks them, `json` does.
-Output is ASCII: control characters, bidi marks and every other non-ASCII character stand as `\\uXXXX`, so that a name or
-a message can't forge a line of a log (trace.md §1).
+The standard library's own compiled scanner and string encoder do the work; where an interpreter lacks them, `json`
+does. Output is ASCII: control characters, bidi marks and every other non-ASCII character stand as `\uXXXX`, so that
+a name or a message can't forge a line of a log (trace.md §1).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 try:
-    from _json import encode_basestring_ascii, make_scanner  # type: ignore[import-not-found]  # CPython's accelerator
+    from _json import encode_basestring_ascii, make_scanner  # CPython's accelerator
 except ImportError:  # pragma: no cover - an interpreter without the accelerator
     from json.encoder import encode_basestring_ascii
     from json.scanner import make_scanner
@@ -31,7 +31,7 @@ def dumps(value: object, *, indent: int = 0) -> str:
     if indent:
         return "".join(_pretty(value, "\n", " " * indent)) + "\n"
     if isinstance(value, str):
-        return encode_basestring_ascii(value)  # type: ignore[no-any-return]  # untyped accelerator
+        return encode_basestring_ascii(value)
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -58,7 +58,9 @@ def _number(value: float) -> str:
 def _pretty(value: object, newline: str, step: str) -> list[str]:
     inner = newline + step
     if isinstance(value, dict) and value:
-        items = [f"{encode_basestring_ascii(key)}: {''.join(_pretty(item, inner, step))}" for key, item in value.items()]
+        items = [
+            f"{encode_basestring_ascii(key)}: {''.join(_pretty(item, inner, step))}" for key, item in value.items()
+        ]
         return ["{", inner, ("," + inner).join(items), newline, "}"]
     if isinstance(value, (list, tuple)) and value:
         return ["[", inner, ("," + inner).join(["".join(_pretty(item, inner, step)) for item in value]), newline, "]"]
@@ -88,7 +90,7 @@ class _Reader:
         raise ValueError(message)
 
 
-_scan = make_scanner(_Reader)
+_scan = make_scanner(_Reader)  # type: ignore[arg-type]  # any object with these attributes will do
 
 
 def loads(text: str | bytes) -> Any:  # noqa: ANN401  # JSON is whatever the writer wrote; callers check

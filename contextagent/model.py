@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Voice = Literal["image", "site-disk", "site", "user"]
 else:
 
-    def dataclass_transform(**_options: object):
+    def dataclass_transform(**_options: object) -> Any:  # noqa: ANN401  # a decorator
         """Do nothing at run time: the type checker alone needs to know."""
         return lambda cls: cls
 
@@ -87,7 +87,7 @@ class Value(metaclass=_ValueType):
 
     def __eq__(self, other: object) -> bool:
         """Return whether `other` is of the same class with equal fields."""
-        return type(self) is type(other) and self._items() == other._items()  # type: ignore[attr-defined]  # same class
+        return type(self) is type(other) and self._items() == other._items()
 
     def __hash__(self) -> int:
         """Return a hash by content; fields that are mappings make a value unhashable, as with a dataclass."""
@@ -181,8 +181,8 @@ class Offer(Value):
 
     `name` means, by role: script: its name in the id (`pre-network.d/10-mount`); file: the absolute target path;
     settings: the file's name (`site.yaml`); feature: `machine/KEY` or `job/KEY`; key: the account it asks for
-    (`root`, or empty for the owner's own); kept: what it is, kept and not run (`reason` says why); companion: its path in
-    the owner's working folder, which holds everything of the native folder as it stood, scripts too.
+    (`root`, or empty for the owner's own); kept: what it is, kept and not run (`reason` says why); companion: its
+    path in the owner's working folder, which holds everything of the native folder as it stood, scripts too.
     """
 
     owner: Owner
@@ -301,7 +301,7 @@ class Supply(Value):
 
     @property
     def is_material(self) -> bool:
-        """Whether this is more than variables and keys, which alone end no search (docs/reference/context.md, words)."""
+        """Whether this is more than variables and keys, which alone end no search (docs/reference/context.md)."""
         return bool(self.scripts or self.files or self.settings or self.user_data)
 
 
@@ -330,8 +330,8 @@ class Step(Value):
     """One thing the agent will do to the machine. The plan is a sequence of these; `run` executes the same value.
 
     `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.
-    The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`, `mode`,
-    or `link`), whose keys (`target`) and which (`lines`), and a script's `argument` and settings.
+    The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`,
+    `mode`, or `link`), whose keys (`target`) and which (`lines`), and a script's `argument` and settings.
     """
 
     id: str

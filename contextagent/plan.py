@@ -1,7 +1,7 @@
 """The plan: what a phase will do to the machine, as a value that `plan` prints and `run` executes.
 
-The order is the contract's (docs/reference/context.md, "Order"): user before site in each group, because the site's word
-is the last one before the payload starts; site before user when the machine stops.
+The order is the contract's (docs/reference/context.md, "Order"): user before site in each group, because the site's
+word is the last one before the payload starts; site before user when the machine stops.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situ
             supply = supplies.get(owner)
             if supply is None:
                 continue
-            if _is_first_group(each, owner, is_late, situation.late):
+            if _is_first_group(each, owner, situation.late, is_late=is_late):
                 steps += _placements(each, supply, situation)
             steps += [_script_step(script, situation, is_late=is_late) for script in _ranked(supply, group)]
     return Plan(phase=phase, steps=tuple(steps))
@@ -66,7 +66,7 @@ def _groups(phase: Phase, late: Sequence[Owner]) -> list[tuple[Owner, Phase, boo
     return [group for group in groups if group[0] not in late]
 
 
-def _is_first_group(phase: Phase, owner: Owner, is_late: bool, late: Sequence[Owner]) -> bool:
+def _is_first_group(phase: Phase, owner: Owner, late: Sequence[Owner], *, is_late: bool) -> bool:
     """Whether files and keys go before this group: they precede the owner's first script of the boot."""
     return is_late if owner in late else phase == "pre-network"
 
@@ -98,7 +98,15 @@ def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step
         profile=profile_of(script.owner, situation.settings, is_caller=situation.is_caller),
         limits=chosen.limits,
         frequency=frequency,
-        skip=_skip(script.id, script.sha512, script.owner, frequency, situation, rerun=chosen.rerun, is_user_data=_is_user_data(script)),
+        skip=_skip(
+            script.id,
+            script.sha512,
+            script.owner,
+            frequency,
+            situation,
+            rerun=chosen.rerun,
+            is_user_data=_is_user_data(script),
+        ),
         late=is_late,
         content=script.content,
         argument="stop" if script.phase == "stop" else "start",
@@ -113,8 +121,15 @@ def _is_user_data(script: Script) -> bool:
     return script.owner == "user" and script.rank == (3 if script.phase == "pre-network" else 4)
 
 
-def _skip(  # noqa: PLR0913  # each argument is one ground for skipping
-    step_id: str, sha512: str, owner: Owner, frequency: Frequency, situation: Situation, *, rerun: str = "", is_user_data: bool = False
+def _skip(  # each argument is one ground for skipping
+    step_id: str,
+    sha512: str,
+    owner: Owner,
+    frequency: Frequency,
+    situation: Situation,
+    *,
+    rerun: str = "",
+    is_user_data: bool = False,
 ) -> str | None:
     """Return the fixed reason why a step is not taken, or None."""
     if owner == "user" and situation.is_user_withheld:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from contextagent.errors import ContextAgentError, UsageError
+from contextagent.model import PHASES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         # whoever read our output has had enough; a second error at exit would only be noise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as error:  # noqa: BLE001  # a bug must not end as a traceback on a machine's console
+    except Exception as error:  # a bug must not end as a traceback on a machine's console
         if is_debug:
             raise
         sys.stderr.write(f"contextagent: cannot go on: {type(error).__name__}: {error} (a bug; see --debug)\n")
@@ -99,8 +100,8 @@ def _boot_words(argv: list[str]) -> tuple[Phase | None, dict[str, str | bool]] |
         name, equals, value = word.partition("=")
         if word == "run" and not is_run:
             is_run = True
-        elif (word == "pre-network" or word == "post-network" or word == "stop") and is_run and phase is None:
-            phase = word
+        elif word in PHASES and is_run and phase is None:
+            phase = PHASES[PHASES.index(word)]
         elif name in WITH_VALUE:
             options[name] = value if equals else next(words, "")
             if not options[name]:

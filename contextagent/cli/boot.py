@@ -35,9 +35,7 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
     """
     disk, policy, metadata = (_text(given, name) for name in ("--disk", "--policy", "--metadata"))
     check_metadata(metadata)
-    request = agent.Request(
-        disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given
-    )
+    request = agent.Request(disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given)
     outcome = agent.run(Host(_text(given, "--root") or "/"), (phase,) if phase else agent.BOOT, request)
     if phase == "stop" and not outcome.is_news:
         sys.stdout.write("contextagent: stop already done in this boot\n")
@@ -72,7 +70,9 @@ def _summarise(state: State, result: str) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add `run`'s words; a plain `run` never comes here (see `cli.main`), its help and its mistakes do."""
     parser.epilog = _RUN_EXAMPLES
-    parser.add_argument("phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: the first two")
+    parser.add_argument(
+        "phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: the first two"
+    )
     _add_sources(parser)
     for name in ("--force", "--resume"):
         parser.add_argument(name, help=FLAGS[name], action="store_true")
@@ -89,7 +89,9 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     from contextagent.cli.text import add_format  # noqa: PLC0415  # a boot does not print tables
 
     parser.epilog = _PLAN_EXAMPLES
-    parser.add_argument("phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: all, in order")
+    parser.add_argument(
+        "phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: all, in order"
+    )
     _add_sources(parser)
     parser.add_argument("--force", help=FLAGS["--force"], action="store_true")
     add_format(parser)

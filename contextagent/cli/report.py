@@ -90,7 +90,9 @@ def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield table(("PHASE", "STATE", "TOOK", "STARTED"), phases)
     if status["scripts"]:
         yield ""
-        yield table(("SCRIPT", "STATE", "EXIT", "TOOK", "PROFILE", "WHY"), [_script_row(each) for each in status["scripts"]])
+        yield table(
+            ("SCRIPT", "STATE", "EXIT", "TOOK", "PROFILE", "WHY"), [_script_row(each) for each in status["scripts"]]
+        )
     for kind in ("errors", "warnings"):
         for said in status[kind]:
             yield f"{kind[:-1]}: {printable(said['message'])}"

@@ -42,16 +42,22 @@ class Shell:
 
 def printable(text: str) -> str:
     """Return `text` with everything that could move a terminal's cursor or reverse its writing escaped."""
-    return "".join(char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows as aligned columns under their headings, one line each."""
     lines = [list(headings), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add `--format text|json` to a verb that prints facts."""
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how facts are printed (default: text)")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="how facts are printed (default: text)"
+    )

@@ -40,14 +40,16 @@ def as_account(account: Account, work: Callable[[], None]) -> None:
     os.close(read_end)
     _, status = os.waitpid(pid, 0)
     if status:
-        raise CannotWriteError(said.decode("utf-8", "replace") or f"cannot act as '{account.name}': it did not end in time")
+        raise CannotWriteError(
+            said.decode("utf-8", "replace") or f"cannot act as '{account.name}': it did not end in time"
+        )
 
 
 def _child(account: Account, work: Callable[[], None], write_end: int) -> None:
     """Do the work and end; an exception must not unwind into the parent's copy of the story."""
     status = 1
     try:
-        import _signal  # noqa: PLC0415  # the alarm needs no Python handler, so not the slow module
+        import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no Python handler is needed, nor the slow module
 
         _signal.alarm(_PATIENCE_S)
         os.setgroups([])

@@ -51,8 +51,8 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
 
 
 def _bytes(supply: Supply) -> int:
-    items = (*supply.scripts, *supply.files, *supply.kept)
-    return sum(item.size_bytes for item in items) + sum(size for _, _, size in supply.companions)
+    sizes = [item.size_bytes for items in (supply.scripts, supply.files, supply.kept) for item in items]
+    return sum(sizes) + sum(size for _, _, size in supply.companions)
 
 
 def agent_sha512() -> str:
@@ -77,5 +77,7 @@ def receipt_facts(state: State, supplies: Mapping[Owner, Supply | None]) -> dict
         "instance_id": state.instance_id,
         "boot_id": state.boot_id,
         "trust": {owner: supply.trust for owner, supply in supplies.items() if supply},
-        "sources": {owner: {"source": supply.source, "digest": supply.digest} for owner, supply in supplies.items() if supply},
+        "sources": {
+            owner: {"source": supply.source, "digest": supply.digest} for owner, supply in supplies.items() if supply
+        },
     }

@@ -67,7 +67,7 @@ class _Standing:
             self.state = self.state.replace(warnings=(*self.state.warnings, problem))
 
 
-def execute(  # noqa: PLR0913  # the hands' whole surroundings, by keyword
+def execute(  # the hands' whole surroundings, by keyword
     host: Host, journal: Journal, state: State, plan: Plan, *, folders: Folders, around: Surroundings
 ) -> State:
     """Execute the plan of one phase, and return what is remembered then.

@@ -1,7 +1,7 @@
 """The working folder: `/var/lib/hepix/context` is the site's for the site's scripts, another one for the user's.
 
-Each owner's folder is parked in the agent's own state and moved to that path by a rename just before that owner's scripts
-run.  So a site's file is never where a user's script could reach it, without any mount (old kernels, `--root`).
+Each owner's folder is parked in the agent's own state and moved to that path by a rename just before that owner's
+scripts run.  So a site's file is never where a user's script could reach it, without any mount (old kernels, `--root`).
 """
 
 from __future__ import annotations

@@ -49,7 +49,12 @@ def recall(host: Host) -> Memory:
         state = state.replace(warnings=(damaged,), damage="")
     if state.boot_id != boot_id:
         state = state.replace(
-            boot_id=boot_id, phases={}, verdicts=(), errors=(), reports=(), warnings=state.warnings if not state.boot_id else ()
+            boot_id=boot_id,
+            phases={},
+            verdicts=(),
+            errors=(),
+            reports=(),
+            warnings=state.warnings if not state.boot_id else (),
         )
     return Memory(state=state, unfinished=unfinished, begun=begun)
 

@@ -1,7 +1,7 @@
 """One phase, step by step: what the plan says is done, timed, traced and reported.
 
-Nothing that a step does ends the phase: a script that fails, hangs or is refused is one line of the report, and the next
-step is taken.  The site's steps do not depend on the user's.
+Nothing that a step does ends the phase: a script that fails, hangs or is refused is one line of the report, and the
+next step is taken.  The site's steps do not depend on the user's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Ending, Owner, Phase, Plan, ScriptState, Step
+    from contextagent.model import Ending, Owner, Plan, ScriptState, Step
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
     from contextagent.runner.surroundings import Surroundings
@@ -41,7 +41,7 @@ class PhaseRun:
         tell: Called with the reports so far after each script, to publish progress.
     """
 
-    def __init__(  # noqa: PLR0913  # the phase's whole surroundings, by keyword
+    def __init__(  # the phase's whole surroundings, by keyword
         self,
         *,
         host: Host,
@@ -148,7 +148,9 @@ class PhaseRun:
         except ContextAgentError as error:
             if self._around.accounts[owner] is not None:
                 raise
-            self.problems.append(Problem(reason=error.reason, message=f"{error}, running the scripts where it is parked"))
+            self.problems.append(
+                Problem(reason=error.reason, message=f"{error}, running the scripts where it is parked")
+            )
             return parked(self._around.instance_id, owner)
         return WORKING
 

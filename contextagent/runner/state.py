@@ -1,8 +1,8 @@
 """What the agent remembers of an instance: who it is, what it was given, what has run.
 
 The trace is the log that is written ahead: a script's `start` is durable there before it runs.  This state is the
-checkpoint, written whole and durably at a phase's start and end; `fold` brings what the trace knows since into it.  So a
-script costs no state file of its own, and a killed agent forgets nothing.
+checkpoint, written whole and durably at a phase's start and end; `fold` brings what the trace knows since into it.
+So a script costs no state file of its own, and a killed agent forgets nothing.
 """
 
 from __future__ import annotations

@@ -44,7 +44,12 @@ def result_of(state: State) -> Result:
     if "failed" in states or any(each.owner == "site" and each.verdict == "broken" for each in state.verdicts):
         return "failed"
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
-    if "degraded" in states or state.errors or is_cloud_init or any(each.verdict == "broken" for each in state.verdicts):
+    if (
+        "degraded" in states
+        or state.errors
+        or is_cloud_init
+        or any(each.verdict == "broken" for each in state.verdicts)
+    ):
         return "degraded"
     return "ok" if any(supply and (supply.is_material or supply.keys) for supply in state.supplies.values()) else "none"
 

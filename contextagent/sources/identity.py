@@ -28,8 +28,8 @@ class Identity(Value):
 def identify(known_id: str, known: Mapping[str, str], seen: Mapping[str, str]) -> Identity:
     """Return the instance that this boot belongs to.
 
-    A *new* instance needs the same kind of id with another value; an id that is missing today (a service that is down, a
-    disk that was taken out) is no evidence.
+    A *new* instance needs the same kind of id with another value; an id that is missing today (a service that is
+    down, a disk that was taken out) is no evidence.
 
     Args:
         known_id: Instance of the boot before; empty when there was none.
@@ -49,8 +49,8 @@ def _name(seen: Mapping[str, str]) -> str:
         if value:
             plain = f"{kind}-{value}"
             is_plain = len(plain) <= _LONGEST and not set(plain) - _PLAIN
-            # the DMI UUID is part of the name: a VMID alone is unique at one site only, and an image may have been booted
-            # elsewhere before
+            # the DMI UUID is part of the name: a VMID alone is unique at one site only, and an image may have been
+            # booted elsewhere before
             suffix = sha256_hex(seen.get(DMI, "").encode())[:8]
             return f"{plain}.{suffix}" if is_plain else f"{kind}-{sha256_hex(value.encode())[:32]}.{suffix}"
     return f"local-{os.urandom(16).hex()}"

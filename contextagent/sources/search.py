@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextagent.errors import BrokenSourceError
 from contextagent.digests import new_sha512
+from contextagent.errors import BrokenSourceError
 from contextagent.model import OWNERS, Problem, Supply, Value, Verdict
 from contextagent.runner.state import State, instance_folder
 from contextagent.sources.disk import search_disks
@@ -65,7 +65,7 @@ def search(host: Host, settings: Settings, known: State, *, override: str | None
         findings.close()
 
 
-def _stage_all(  # noqa: PLR0913  # a step of `search`
+def _stage_all(  # a step of `search`
     host: Host, settings: Settings, findings: DiskFindings, identity: Identity, known: State, *, is_trial: bool
 ) -> Finding:
     folder = "" if is_trial else instance_folder(identity.instance_id)
@@ -94,9 +94,7 @@ def _stage(host: Host, found: Found, settings: Settings, folder: str, verdicts: 
             owner=found.owner, source=found.source, verdict="broken", reason=f"{error.reason}: {error}", duration_s=0.0
         )
         verdicts[:] = [
-            broken.replace(duration_s=each.duration_s)
-            if (each.owner, each.verdict) == (found.owner, "found")
-            else each
+            broken.replace(duration_s=each.duration_s) if (each.owner, each.verdict) == (found.owner, "found") else each
             for each in verdicts
         ]
         return None
@@ -116,10 +114,10 @@ def _cached(host: Host, owner: Owner, known: State, verdicts: list[Verdict]) -> 
 
 
 def _is_intact(host: Host, instance_id: str, supply: Supply) -> bool:
-    for item in (*supply.scripts, *supply.files):
-        if item.content and item.sha512 != digest_of(host, f"{instance_folder(instance_id)}/{item.content}"):
-            return False
-    return True
+    items = [(each.content, each.sha512) for each in supply.scripts]
+    items += [(each.content, each.sha512) for each in supply.files if each.content]
+    folder = instance_folder(instance_id)
+    return all(sha512 == digest_of(host, f"{folder}/{content}") for content, sha512 in items)
 
 
 def digest_of(host: Host, path: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from contextagent.host import Host
-    from contextagent.model import Medium, Offer, Owner, Trust
+    from contextagent.model import Medium, Offer, Owner
     from contextagent.policy.settings import Settings
     from contextagent.runner.folders import Folders
     from contextagent.sources.disk import Found
@@ -114,7 +114,9 @@ class _Counted:
 
 
 def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Staged:
-    """Return what the owner supplied, copied to a new folder below `folder` (guest path; empty: a trial, nothing written).
+    """Return what the owner supplied, copied to a new folder below `folder`.
+
+    With an empty `folder` (a guest path) it is a trial: everything is read, bounded and digested, and nothing written.
 
     Raises:
         BrokenSourceError: Something is past a cap or can't be read; nothing of this supply may be used.
@@ -201,7 +203,7 @@ class _Made:
         self._staged: dict[tuple[int, str], str] = {}
         self._companions: list[tuple[str, str, int]] = []
 
-    def take(self, offer: Offer, medium: Medium | None) -> None:  # noqa: C901  # one case a role
+    def take(self, offer: Offer, medium: Medium | None) -> None:  # one case a role
         """Stage one offer.
 
         Raises:
@@ -228,7 +230,13 @@ class _Made:
                 content = f"kept/{len(self._kept):03}"
                 sha512, size = self._store.add(content, _pieces(offer, medium), offer.name)
                 self._kept.append(
-                    Kept(name=offer.name, sha512=sha512, size_bytes=size, content=f"context/kept-{self._owner}/{content[5:]}", reason=offer.reason)
+                    Kept(
+                        name=offer.name,
+                        sha512=sha512,
+                        size_bytes=size,
+                        content=f"context/kept-{self._owner}/{content[5:]}",
+                        reason=offer.reason,
+                    )
                 )
 
     def _take_script(self, offer: Offer, medium: Medium | None) -> None:

@@ -1,4 +1,4 @@
-"""User data to what it offers: foreign formats are read in a confined child, and what they hold is unpacked in private."""
+"""User data to what it offers: read in a confined child, and what it holds is unpacked in private."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Unfolded:
             Files().remove(self._folder)
 
     def _read(self, data: bytes) -> Reading:
-        """Return what the data says; a plain script has nothing to parse, everything else is read where it can do no harm."""
+        """Return what the data says; a plain script has nothing to parse, all else is read where it can do no harm."""
         if data.startswith(b"#!"):
             return read_user_data(data, caps=self._caps)
         answer = self._asked(data, lambda foreign: _packed(read_user_data(foreign, caps=self._caps)))
@@ -132,7 +132,9 @@ def _unpacked(answer: dict[str, Any]) -> Reading:
             }
         )
     except (TypeError, KeyError, UnicodeEncodeError, AttributeError) as error:
-        raise BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died") from error
+        raise BrokenSourceError(
+            "cannot read 'user data': its reader answered nonsense", reason="reader-died"
+        ) from error
 
 
 def _text(data: bytes | None) -> str | None:
