@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 from contextagent.errors import InvalidInputError
-from contextagent.host.thirdparty import load
+from contextagent.thirdparty import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def read_yaml(data: bytes) -> tuple[Node | None, tuple[Fault, ...]]:
     text = decode(data)
     if isinstance(text, Fault):
         return None, (text,)
-    from contextagent.host.thirdparty import load  # noqa: PLC0415  # a boot without YAML pays for none
+    from contextagent.thirdparty import load  # noqa: PLC0415  # a boot without YAML pays for none
 
     yaml = load("yaml")
     reader = _YamlReader(yaml)

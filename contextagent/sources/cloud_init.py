@@ -22,7 +22,7 @@ def is_enabled(host: Host) -> bool:
 
 def _data_sources(host: Host) -> object:
     """Return cloud-init's `datasource_list`: the last one named, in the order in which it reads its files."""
-    from contextagent.host.thirdparty import load  # noqa: PLC0415  # only images with cloud-init pay for YAML
+    from contextagent.thirdparty import load  # noqa: PLC0415  # only images with cloud-init pay for YAML
 
     yaml = load("yaml")
     drop_ins = [f"{_CONFIG}/cloud.cfg.d/{entry.name}" for entry in host.files.folder(f"{_CONFIG}/cloud.cfg.d")]

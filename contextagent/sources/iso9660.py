@@ -13,7 +13,7 @@ import time
 
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import entry_kind
-from contextagent.host.thirdparty import load
+from contextagent.thirdparty import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

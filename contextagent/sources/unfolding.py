@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import random_name
-from contextagent.host.thirdparty import load
+from contextagent.thirdparty import load
 from contextagent.model import Offer, Problem, Reading
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.userdata import prepare, read_user_data

@@ -50,7 +50,7 @@ def _parsed(data: bytes, place: Place) -> dict[str, Any]:
     """Return the mapping, every scalar as the text that a person wrote (`0644`, `yes`)."""
     if len(data) > MAX_BYTES:
         raise place.broken("too-large", f"a cloud-config is larger than {MAX_BYTES >> 20} MiB")
-    from contextagent.host.thirdparty import load  # noqa: PLC0415  # only this form pays for YAML
+    from contextagent.thirdparty import load  # noqa: PLC0415  # only this form pays for YAML
 
     yaml = load("yaml")
     try:
