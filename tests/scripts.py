@@ -13,6 +13,8 @@ from contextagent.model import Ending, Limits
 from contextagent.runner.script import Job, run_script
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from contextagent.model import Profile
 
 MARK = "CONTEXTAGENT_TEST_MARK"
@@ -61,7 +63,7 @@ class Stage:
         keep_daemons: bool = False,
         grace_s: float = 0.2,
         folder: str = "/work",
-        **limits: float | None,
+        limits: Mapping[str, float] | None = None,
     ) -> Job:
         """Return a job whose script is staged."""
         data = script.encode() if isinstance(script, str) else script
@@ -74,17 +76,22 @@ class Stage:
             environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", name: value},
             profile=profile,
             account=self.account if profile == "unprivileged" else None,
-            limits=Limits(**{**NO_LIMITS, **limits}),  # type: ignore[arg-type]  # each by its own name
+            limits=Limits(**{**NO_LIMITS, **(limits or {})}),  # type: ignore[arg-type]  # each by its own name
             output="/state/output",
             keep_daemons=keep_daemons,
             grace_s=grace_s,
         )
 
     def run(
-        self, script: bytes | str, *, profile: Profile = "root", keep_daemons: bool = False, **more: float | None
+        self,
+        script: bytes | str,
+        *,
+        profile: Profile = "root",
+        keep_daemons: bool = False,
+        limits: Mapping[str, float] | None = None,
     ) -> Ending:
         """Stage a script and run it to its end."""
-        return run_script(self.host, self.job(script, profile=profile, keep_daemons=keep_daemons, **more))  # type: ignore[arg-type]
+        return run_script(self.host, self.job(script, profile=profile, keep_daemons=keep_daemons, limits=limits))
 
     def output(self) -> bytes:
         """Return what was kept of the last script's output."""

@@ -62,6 +62,18 @@ struct tree {
     long killed;
 };
 
+/* Write a line for the agent. */
+static void tell(const char *format, ...)
+{
+    char line[160];
+    va_list values;
+    va_start(values, format);
+    int size = vsnprintf(line, sizeof line, format, values);
+    va_end(values);
+    while (write(STATUS_FD, line, size) < 0 && errno == EINTR)
+        ;
+}
+
 /* ---- the script's own process, between vfork and exec: shares the supervisor's memory, so it only makes calls ---- */
 
 static volatile int exec_errno;
@@ -114,6 +126,7 @@ static void become_script(const struct order *o)
     if (chdir(o->folder)) /* with the script's rights: a folder that the account can't enter is no place for it */
         return;
     exec_step = 'x';
+    tell("start %d\n", (int)getpid()); /* by ourselves: a script that kills its supervisor must not be faster */
     sigprocmask(SIG_SETMASK, &none, NULL);
     execve(o->argv[0], o->argv, o->environment);
 }
@@ -262,17 +275,6 @@ static void wake(int number)
     (void)number; /* its delivery ends ppoll, and that is all it is for */
 }
 
-static void tell(const char *format, ...)
-{
-    char line[160];
-    va_list values;
-    va_start(values, format);
-    int size = vsnprintf(line, sizeof line, format, values);
-    va_end(values);
-    while (write(STATUS_FD, line, size) < 0 && errno == EINTR)
-        ;
-}
-
 /* Put our descriptors where we want them, and close all others: the agent's lock must not outlive it in us. */
 static void arrange_descriptors(const struct order *o)
 {
@@ -348,7 +350,6 @@ static void supervise(const struct order *o)
     }
     dup2(0, 1); /* the output pipe is the script's alone now */
     dup2(0, 2);
-    tell("start %d\n", (int)t.script);
     watch(&t);
     if (!(t.flags & KEEP_DAEMONS && t.is_ended && t.wait_status == 0))
         sweep(&t, o);

@@ -32,6 +32,7 @@ _SETPIPE_SZ = 1031
 _CPU_GRACE_S = 5
 """Between SIGXCPU, which a script may catch, and SIGKILL."""
 _GONE_S = 5.0
+_MAX_PASSES = 1000
 _SIGKILL, _SIGCONT = 9, 18
 
 
@@ -187,15 +188,26 @@ class Supervised:
             time.sleep(0.01)
 
     def _kill_session(self) -> None:
-        """Without a supervisor only the script's session is still known."""
+        """Without a supervisor only the session is still known; what forks meanwhile is met in the next pass."""
         words = self._said.split()
         session = int(words[1]) if words[:1] == [b"start"] else 0
-        for name in os.listdir("/proc") if session else ():
-            try:
-                if name.isdecimal() and os.getsid(int(name)) == session:
-                    os.kill(int(name), _SIGKILL)
-            except ProcessLookupError:
-                continue
+        for _ in range(_MAX_PASSES if session else 0):
+            members = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _session(pid) == session]
+            if not members:
+                return
+            for pid in members:
+                try:
+                    os.kill(pid, _SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def _session(pid: int) -> int:
+    """Return a process's session; 0 when it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def start(

@@ -1,4 +1,4 @@
-"""Scripts that mean harm, as real processes: whatever they do, they end, nothing of them lives on, and the next one runs."""
+"""Scripts that mean harm, as real processes: they end, nothing of them lives on, and the next one runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """Return a stage on which the kernel gives unprivileged scripts a PID namespace; nothing hostile starts without one."""
+    """Return a stage where unprivileged scripts get a PID namespace; nothing hostile starts without one."""
     with Stage() as made:
         assert made.run("echo $$ $PPID", profile="unprivileged").state == "ok"
         assert made.output() == b"2 1\n", "the kernel gave no PID namespace"
@@ -42,25 +42,12 @@ BOTH: tuple[Profile, ...] = ("unprivileged", "root")
 ENDLESS = [
     hostile("hangs", "sleep 1000", "timeout", "timeout", wall_s=0.2),
     hostile("ignores-term", "trap '' TERM; while :; do sleep 1000; done", "timeout", "timeout", wall_s=0.2),
-    hostile(
-        "ignores-everything-it-can",
-        "trap '' HUP INT QUIT TERM USR1; sleep 1000 & wait; sleep 1000",
-        "timeout",
-        "timeout",
-        wall_s=0.2,
-    ),
+    hostile("ignores-all-it-can", "trap '' HUP INT QUIT TERM; sleep 1000 & wait", "timeout", "timeout", wall_s=0.2),
     hostile("stops-itself", "kill -STOP $$", "timeout", "timeout", wall_s=0.2),
     hostile("stops-its-supervisor", "kill -STOP $PPID; sleep 1000", "timeout", "timeout", wall_s=0.2),
     hostile("closes-its-descriptors", "exec 0<&- 1>&- 2>&-; sleep 1000", "timeout", "timeout", wall_s=0.2),
     hostile("burns-cpu", "while :; do :; done", "failed", "limit", cpu_s=1),
-    hostile(
-        "burns-cpu-deaf-to-the-signal",
-        "trap '' XCPU; while :; do :; done",
-        "timeout",
-        "timeout",
-        wall_s=0.5,
-        cpu_s=3600,
-    ),
+    hostile("burns-cpu-for-ever", "while :; do :; done", "timeout", "timeout", wall_s=0.2, cpu_s=3600),
     hostile("writes-for-ever", "yes", "failed", "limit", output_bytes=MIB),
     hostile("floods-while-ignoring-term", "trap '' TERM; while :; do yes; done", "timeout", "timeout", wall_s=0.2),
 ]
@@ -82,7 +69,7 @@ LEAVING = [
 def test_a_hostile_script_ends_with_its_whole_tree(
     stage: Stage, script: str, state: str, reason: str, limits: dict[str, float], profile: Profile
 ) -> None:
-    ending = stage.run(script, profile=profile, **limits)
+    ending = stage.run(script, profile=profile, limits=limits)
 
     assert (ending.state, ending.reason) == (state, reason), ending
     assert stage.survivors() == []
@@ -101,7 +88,7 @@ UNPRIVILEGED = [
 def test_an_unprivileged_script_reaches_nothing_but_itself(
     stage: Stage, script: str, state: str, reason: str, limits: dict[str, float]
 ) -> None:
-    ending = stage.run(script, profile="unprivileged", **limits)
+    ending = stage.run(script, profile="unprivileged", limits=limits)
 
     assert ending.reason == reason, ending
     assert ending.state == state, ending
@@ -168,12 +155,13 @@ def test_a_user_who_kills_everything_does_not_keep_the_site_from_its_turn(stage:
     assert stage.output() == b"site\n"
 
 
-def test_without_a_pid_namespace_the_account_is_swept(stage: Stage) -> None:
+def test_without_a_pid_namespace_the_account_is_swept() -> None:
     """A root without CAP_SYS_ADMIN gets no namespace, as on Linux 2.6.18."""
     program = (
         "from tests.scripts import Stage\n"
         "with Stage() as stage:\n"
-        "    ending = stage.run('(setsid sleep 1000 &); setsid sh -c \"sleep 1000 & sleep 1000\" & echo $PPID', profile='unprivileged')\n"
+        "    script = '(setsid sleep 1000 &); setsid sh -c \"sleep 1000 & sleep 1000\" & echo $PPID'\n"
+        "    ending = stage.run(script, profile='unprivileged')\n"
         "    print(ending.state, stage.survivors(), stage.output() != b'1\\n')\n"
     )
 
@@ -208,7 +196,7 @@ def test_the_tree_dies_with_the_agent(stage: Stage) -> None:
                 account=None,
                 limits=job.limits,
                 keep_daemons=True,
-            ).pump(time.monotonic() + 30, lambda data: os.kill(os.getpid(), 9) or True)
+            ).pump(time.monotonic() + 30, _die)
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 9
@@ -236,8 +224,8 @@ def test_a_daemon_of_a_failed_site_script_dies_with_it(stage: Stage, end: str) -
 
 def test_a_daemon_that_keeps_writing_neither_blocks_nor_dies(stage: Stage) -> None:
     """Nobody reads its inherited stdout any more, and more than any pipe holds goes there."""
-    script = "(setsid sh -c 'while [ ! -e over ]; do sleep 0.01; done; head -c 3000000 /dev/zero; echo lives >mark' &); exit 0"
-    ending = stage.run(script, keep_daemons=True)
+    daemon = "while [ ! -e over ]; do sleep 0.01; done; head -c 3000000 /dev/zero; echo lives >mark"
+    ending = stage.run(f"(setsid sh -c '{daemon}' &); exit 0", keep_daemons=True)
     assert ending.state == "ok"
     work = Path(stage.host.files.real("/work"))
     (work / "over").touch()
@@ -319,7 +307,9 @@ def test_a_signal_is_told_as_it_is(stage: Stage, signal: int, profile: Profile) 
 
 def test_memory_beyond_the_limit_is_not_had(stage: Stage) -> None:
     ending = stage.run(
-        "x=$(head -c 300000000 /dev/zero | tr '\\0' x); exit 0", profile="unprivileged", memory_bytes=64 * MIB
+        "x=$(head -c 300000000 /dev/zero | tr '\\0' x); exit 0",
+        profile="unprivileged",
+        limits={"memory_bytes": 64 * MIB},
     )
 
     assert ending.state == "failed"
@@ -328,7 +318,7 @@ def test_memory_beyond_the_limit_is_not_had(stage: Stage) -> None:
 def test_descriptors_beyond_the_limit_are_not_had(stage: Stage) -> None:
     script = 'perl -e \'while (open my $f, "<", "/dev/null") { push @f, $f } exit(@f < 100 ? 42 : 0)\''
 
-    assert stage.run(script, profile="unprivileged", files=64).exit_code == 42
+    assert stage.run(script, profile="unprivileged", limits={"files": 64}).exit_code == 42
 
 
 # ---- files ----
@@ -358,6 +348,11 @@ def test_a_script_of_16_mib_runs(stage: Stage, profile: Profile) -> None:
     ending = stage.run(b"#!/bin/sh\n" + (b"#" * 1023 + b"\n") * (16 << 10) + b"echo done\n", profile=profile)
 
     assert (ending.state, stage.output()) == ("ok", b"done\n")
+
+
+def _die(_data: bytes) -> bool:
+    os.kill(os.getpid(), 9)
+    return False
 
 
 def _eventually(is_so: object) -> None:
