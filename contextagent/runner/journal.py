@@ -52,9 +52,18 @@ class Tail(Value):
 
 
 def trace_path(boot_id: str) -> str:
-    """Return the guest path of a boot's trace; a boot id that is none can't lead out of the folder."""
-    name = "".join(char if (char.isascii() and char.isalnum()) or char in "-_" else "_" for char in boot_id[:64])
-    return f"{LOGS}/trace-{name}.jsonl"
+    """Return the guest path of a boot's trace."""
+    return f"{LOGS}/trace-{_name(boot_id)}.jsonl"
+
+
+def receipt_path(boot_id: str) -> str:
+    """Return the guest path of a boot's receipt."""
+    return f"{LOGS}/receipt-{_name(boot_id)}.json"
+
+
+def _name(boot_id: str) -> str:
+    """Return a boot id as a part of a file's name; what is none can't lead out of the folder."""
+    return "".join(char if (char.isascii() and char.isalnum()) or char in "-_" else "_" for char in boot_id[:64])
 
 
 def read_records(host: Host, boot_id: str) -> Iterator[dict[str, Any]]:

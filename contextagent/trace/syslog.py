@@ -33,7 +33,7 @@ def record_bytes(line: bytes) -> bytes | None:
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a byte stream without their LF, in constant memory.
 
-    An overlong line comes cut; a last one that was not written whole (a trace read while it grows) does not come at all.
+    An overlong line comes cut; a last one that was not written whole (a trace read while it grows) does not come.
     """
     rest = b""
     for data in chunks:

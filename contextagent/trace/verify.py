@@ -26,7 +26,7 @@ WINDOW = 1024
 """How many of a boot's newest records are remembered by hash, to tell a repeated record from a forged one."""
 MAX_SPANS = 256
 """How many pieces a boot may come in before it counts as broken."""
-_FAST = re.compile(rb'\{"v":1,"seq":([1-9]\d{0,17}),"prev":"([0-9a-f]{64})","boot":"((?:[^"\\]|\\.)*)"')
+_FAST = re.compile(rb'\{"v":1,"seq":([1-9]\d{0,17}),"prev":"([0-9a-f]{64})","boot":"([^"\\]*(?:\\.[^"\\]*)*)"')
 _EXIT_CODES: dict[VerdictName, int] = {"intact": 0, "open": 2, "broken": 1}
 
 
@@ -221,7 +221,7 @@ class _Boot:
         self.spans.sort(key=lambda span: span.first)
         whole, last = self.spans[0], self.spans[-1]
         if whole.first != 1:
-            self.blame(1, whole.prev if whole.first == 2 else b"", b"", "it is missing")
+            self.blame(1, b"", b"", "it is missing")
         elif whole.prev != GENESIS.encode():
             self.blame(1, GENESIS.encode(), whole.prev, "the first record names one before it")
         for left, right in zip(self.spans, self.spans[1:], strict=False):
@@ -347,4 +347,4 @@ def _ending(boot: _Boot, end: _Span, *, is_named: bool) -> tuple[VerdictName, st
     last = [(decode(line) or {}).get("ev") for line in (end.before, end.line)]
     if last[1] == "shutdown" or last == ["shutdown", "anchor"]:
         return "intact", "ends with the shutdown"
-    return "open", "the VM died, or its last records were cut off: an unkeyed chain cannot tell"
+    return "open", "it still runs, or died, or its last records were cut off: an unkeyed chain cannot tell"
