@@ -6,13 +6,12 @@ from contextagent import __version__, jsontext
 from contextagent.digests import sha256_hex, sha512_hex
 from contextagent.errors import CannotWriteError, InvalidInputError, UsageError
 from contextagent.model import Problem
-from contextagent.policy.layer import Layer, Setting
+from contextagent.policy.layer import Layer
 from contextagent.policy.schema import ROWS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
     from contextagent.host import Host
     from contextagent.host.files import Files
@@ -111,29 +110,14 @@ def _kept(files: Files, path: str) -> Layer | None:
         digest, _, text = files.read(path, max_bytes=MAX_CACHE_BYTES).partition(b"\n")
         if digest.decode("ascii") != sha256_hex(text):
             return None
-        found = jsontext.loads(text)
-        return Layer(
-            voice="image",
-            values={
-                name: Setting(value=_frozen(value), path=where, line=line)
-                for name, value, where, line in found["values"]
-            },
-            warnings=tuple(Problem(**each) for each in found["warnings"]),
-            sha512=found["sha512"],
-        )
+        return Layer.from_plain(jsontext.loads(text))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _keep(files: Files, path: str, layer: Layer) -> None:
     """Keep a parse, and forget older ones; a medium that refuses costs the next boot a parse, nothing else."""
-    text = jsontext.dumps(
-        {
-            "values": [[name, said.value, said.path, said.line] for name, said in layer.values.items()],
-            "warnings": [each.as_dict() for each in layer.warnings],
-            "sha512": layer.sha512,
-        }
-    ).encode()
+    text = jsontext.dumps(layer.as_plain()).encode()
     if len(text) > MAX_CACHE_BYTES:
         return
     try:
@@ -144,12 +128,3 @@ def _keep(files: Files, path: str, layer: Layer) -> None:
                 files.remove(f"{VAR}/{entry.name}")
     except (CannotWriteError, OSError):
         return
-
-
-def _frozen(value: Any) -> Any:  # noqa: ANN401  # JSON
-    """Return a value as the reader made it: lists are tuples."""
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _frozen(item) for name, item in value.items()}
-    return value

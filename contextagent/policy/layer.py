@@ -34,3 +34,39 @@ class Layer(Value):
     values: Mapping[str, Setting] = {}
     warnings: tuple[Problem, ...] = ()
     sha512: str = ""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the layer as JSON, to be kept: parsing YAML costs a boot more than all of its scripts."""
+        return {
+            "voice": self.voice,
+            "values": [[name, said.value, said.path, said.line] for name, said in self.values.items()],
+            "warnings": [each.as_dict() for each in self.warnings],
+            "sha512": self.sha512,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Layer:
+        """Return the layer that `as_plain` made JSON of.
+
+        Raises:
+            KeyError: It is none.
+            TypeError: Likewise.
+            ValueError: Likewise.
+        """
+        return cls(
+            voice=plain["voice"],
+            values={
+                name: Setting(value=_frozen(value), path=path, line=line) for name, value, path, line in plain["values"]
+            },
+            warnings=tuple(Problem(**each) for each in plain["warnings"]),
+            sha512=plain["sha512"],
+        )
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401  # JSON
+    """Return a value as the reader made it: lists are tuples."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _frozen(item) for name, item in value.items()}
+    return value

@@ -9,11 +9,8 @@ from contextagent.digests import new_sha512
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from contextagent.host import Host
-    from contextagent.model import Owner, Supply
+    from contextagent.model import Supply
     from contextagent.policy.settings import Layer
     from contextagent.runner.journal import Journal
     from contextagent.runner.state import State
@@ -69,15 +66,3 @@ def agent_sha512() -> str:
             with open(f"{folder}/{name}", "rb", buffering=0) as file:
                 digest.update(file.readall())
     return digest.hexdigest()
-
-
-def receipt_facts(state: State, supplies: Mapping[Owner, Supply | None]) -> dict[str, Any]:
-    """Return what a receipt says beside what the trace's records say."""
-    return {
-        "instance_id": state.instance_id,
-        "boot_id": state.boot_id,
-        "trust": {owner: supply.trust for owner, supply in supplies.items() if supply},
-        "sources": {
-            owner: {"source": supply.source, "digest": supply.digest} for owner, supply in supplies.items() if supply
-        },
-    }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextagent import jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
+from contextagent.runner.journal import LOGS
 from contextagent.runner.phase import PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
@@ -61,6 +63,26 @@ class _Standing:
         self.state = self.state.replace(once={**self.state.once, step.id: (step.sha512, "running")})
         return self.save()
 
+    def keep_receipt(self, plan: Plan, around: Surroundings) -> None:
+        """Write the boot's receipt so far; the phase before the network is too early to be worth one."""
+        from contextagent.trace.receipt import make_receipt  # noqa: PLC0415  # one phase of a boot alone writes it
+
+        scripts = {
+            step.id: {
+                "limits": step.limits.as_dict() if step.limits else None,
+                "environment": sorted(around.environment[step.owner]),
+            }
+            for step in plan.steps
+            if step.kind == "script"
+        }
+        trust = {owner: supply.trust for owner, supply in self.state.supplies.items() if supply}
+        receipt = make_receipt(self._journal.events(), {"trust": trust, "scripts": scripts})
+        try:
+            text = jsontext.dumps(receipt, indent=2).encode()
+            self._host.files.write(f"{LOGS}/receipt-{self.state.boot_id}.json", text)
+        except CannotWriteError as error:
+            self._said(error)
+
     def _said(self, error: CannotWriteError) -> None:
         problem = Problem(reason=error.reason, message=f"{error}, going on without it")
         if problem not in self.state.warnings:
@@ -103,15 +125,18 @@ def execute(  # the hands' whole surroundings, by keyword
         errors=(*state.errors, *work.problems),
     )
     _close(host, journal, standing, phase)
+    if phase != PHASES[0]:
+        standing.keep_receipt(plan, around)
     return standing.state
 
 
 def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> None:
     """End the phase in trace, state, status and receipt, with one line on the console."""
     result = report.result_of(standing.state)
+    journal.anchor()
     if phase == "stop":
         journal.record("shutdown", reason=result)
-    journal.anchor()
+        host.announce(f"trace: anchor {standing.state.boot_id} {journal.seq} {journal.head}")
     known = standing.state
     standing.state = known.replace(warnings=tuple(dict.fromkeys((*known.warnings, *journal.problems))))
     standing.save()
