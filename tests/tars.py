@@ -1,0 +1,67 @@
+"""Tar archives made block by block, also such as no tar program would make."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+
+
+def padded(data: bytes) -> bytes:
+    """Return the data filled up to whole blocks."""
+    return data + bytes(-len(data) % BLOCK)
+
+
+def header(name: str, *, kind: bytes = b"0", size: int = 0, mode: int = 0o644, link: str = "") -> bytes:
+    """Return one header (with GNU's long names where it needs them)."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.mode, info.linkname = kind, size, mode, link
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def file(name: str, data: bytes = b"#!/bin/sh\n", *, mode: int = 0o644) -> bytes:
+    """Return a regular file."""
+    return header(name, size=len(data), mode=mode) + padded(data)
+
+
+def folder(name: str) -> bytes:
+    """Return a folder."""
+    return header(name, kind=b"5", mode=0o755)
+
+
+def link(name: str, target: str) -> bytes:
+    """Return a symbolic link."""
+    return header(name, kind=b"2", link=target)
+
+
+def extended(data: bytes, kind: bytes = b"x") -> bytes:
+    """Return an extended header with any content."""
+    return header("PaxHeader", kind=kind, size=len(data)) + padded(data)
+
+
+def pax(records: Mapping[str, bytes], kind: bytes = b"x") -> bytes:
+    """Return a pax header."""
+    data = b""
+    for key, value in records.items():
+        rest = b" " + key.encode() + b"=" + value + b"\n"
+        length = len(rest) + len(str(len(rest)))
+        length += len(str(length)) - len(str(len(rest)))
+        data += str(length).encode() + rest
+    return extended(data, kind)
+
+
+def tar(*members: bytes) -> io.BytesIO:
+    """Return the members as an archive with its end."""
+    return io.BytesIO(b"".join(members) + END)
+
+
+def tgz(*members: bytes) -> io.BytesIO:
+    """Return the members as a gzip'd archive."""
+    return io.BytesIO(gzip.compress(tar(*members).getvalue(), mtime=0))
