@@ -1,8 +1,9 @@
 """Confined children: foreign formats are parsed where a bug, a bomb or a drip can do nothing but end the child.
 
 The child is a fork with its own session, no privileges (account nobody when the agent is root, no way to gain any), at
-most 512 MiB of address space, 60 s of CPU, 16 files and no file it could grow, and no descriptor but the ones handed to
-it.  Parent and child talk in whole messages.  What comes back is as foreign as what was parsed: the caller checks it.
+most 512 MiB of address space, 60 s of CPU and 16 files, no child of its own, no file it could grow, and no descriptor
+but the ones handed to it.  Parent and child talk in whole messages.  What comes back is as foreign as what was parsed:
+the caller checks it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _LIMITS = (
     (resource.RLIMIT_AS, 512 << 20),
     (resource.RLIMIT_CPU, 60),
     (resource.RLIMIT_NOFILE, 16),
+    (resource.RLIMIT_NPROC, 0),
     (resource.RLIMIT_FSIZE, 0),
     (resource.RLIMIT_CORE, 0),
 )

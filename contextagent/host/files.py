@@ -100,13 +100,17 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             return []
         names.sort()
-        return [self._entry(base, os.fsdecode(name)) for name in names]
+        entries = (self._entry(base, os.fsdecode(name)) for name in names)
+        return [entry for entry in entries if entry is not None]
 
     @staticmethod
-    def _entry(base: str, name: str) -> Entry:
-        found = os.lstat(f"{base}/{name}")
-        kind = entry_kind(found.st_mode)
-        target = os.readlink(f"{base}/{name}") if kind == "link" else ""
+    def _entry(base: str, name: str) -> Entry | None:
+        try:
+            found = os.lstat(f"{base}/{name}")
+            kind = entry_kind(found.st_mode)
+            target = os.readlink(f"{base}/{name}") if kind == "link" else ""
+        except FileNotFoundError:
+            return None  # it was there a moment ago
         return Entry(path=name, kind=kind, size_bytes=found.st_size, mode=found.st_mode & 0o7777, target=target)
 
     def make_folder(self, path: str, mode: int = 0o700, *, gid: int = -1) -> None:
@@ -191,6 +195,24 @@ class Files:
                 os.close(fd)
         except OSError as error:
             raise _cannot("write", path, error) from error
+
+    def reserve(self, path: str, size_bytes: int) -> None:
+        """Hold at least `size_bytes` of the disk in a file 0600 at `path`; a disk that has no more holds what it can."""
+        try:
+            if os.lstat(self.real(path)).st_size >= size_bytes:
+                return
+        except FileNotFoundError:
+            pass
+        try:
+            fd = os.open(self.real(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        try:
+            os.posix_fallocate(fd, 0, size_bytes)
+        except OSError:
+            return
+        finally:
+            os.close(fd)
 
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link; missing parents are made 0700.
