@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextagent.errors import InvalidInputError
+from contextagent.jsontext import dumps
 from contextagent.model import Limits, Problem, Value
 from contextagent.policy.imagefile import load_image_policy
 from contextagent.policy.layer import Layer, Setting
@@ -13,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from contextagent.model import Frequency, Owner, Voice
+    from contextagent.model import Frequency, Owner, Supply, Voice
     from contextagent.policy.schema import Key
 
-__all__ = ["Layer", "Origin", "ScriptSettings", "Setting", "Settings", "load_image_policy", "load_material", "merge"]
+__all__ = ["Layer", "Setting", "Settings", "hear", "load_image_policy", "load_material", "merge", "shown"]
 
 NOT_YET = {"user.profile": "guarded", "site.profile": "guarded"}
 """Values that have no effect yet, of keys that have one."""
@@ -33,8 +35,27 @@ def load_material(voice: Voice, name: str, data: bytes) -> Layer:
     return load(voice, [(name, data)])
 
 
+def hear(image: Layer, supplies: Mapping[Owner, Supply | None]) -> tuple[Settings, tuple[Problem, ...]]:
+    """Return the effective settings of the image and of what each owner supplied.
+
+    A settings file that is invalid is left out; the problems say all that is wrong with it.
+    """
+    layers: dict[Owner, Layer] = {}
+    problems: list[Problem] = []
+    for owner, supply in supplies.items():
+        if supply is None or supply.settings is None:
+            continue
+        name, text = supply.settings
+        voice: Voice = "site-disk" if owner == "site" and supply.trust == "channel" else owner
+        try:
+            layers[owner] = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
+        except InvalidInputError as error:
+            problems += [each.replace(reason=f"invalid-{owner}-settings") for each in error.problems]
+    return merge(image, layers.get("site"), layers.get("user")), tuple(problems)
+
+
 class Origin(Value):
-    """Where an effective value comes from: `default`, `preset`, or a voice with file and line."""
+    """Where a value comes from: `default`, or a voice with file and line; for `preset`, where that was chosen."""
 
     voice: str
     path: str = ""
@@ -95,7 +116,7 @@ class Settings:
         if name in self._spoken:
             said, voice = self._spoken[name]
             return Origin(voice=voice, path=said.path, line=said.line)
-        return Origin(voice=f"preset {self.preset}" if name in self._preset else "default")
+        return self.origin("preset").replace(voice="preset") if name in self._preset else Origin(voice="default")
 
     def names(self) -> Iterator[str]:
         """Yield the dotted key of every value, in the table's order; open sections only where something is in them."""
@@ -161,7 +182,7 @@ class _Merging:
                 continue  # the reader has warned; a layer made otherwise says nothing here either
             why = self._refusal(key, rule, said, above, layer)
             if why and key.is_supported:
-                message = f"cannot set '{name}' to {_shown(said.value)}: {why}, ignoring it"
+                message = f"cannot set '{name}' to {shown(said.value)}: {why}, ignoring it"
                 reason = "not-yet-supported" if "not yet" in why else "looser"
                 self._warnings.append(Problem(reason=reason, message=message, path=said.path, line=said.line))
             elif not why:
@@ -181,9 +202,9 @@ class _Merging:
         origin = self._view.origin(key.name).text()
         match rule:
             case "<" if not _is_within(key, said.value, bound):
-                return f"only tighter than {_shown(bound)} ({origin}) is allowed"
+                return f"only tighter than {shown(bound)} ({origin}) is allowed"
             case ">" if not _is_within(key, bound, said.value):
-                return f"only stricter than {_shown(bound)} ({origin}) is allowed"
+                return f"only stricter than {shown(bound)} ({origin}) is allowed"
             case "^" if not _is_within(key, said.value, self._view["user.ceiling"]):
                 return f"'user.ceiling' is {self._view['user.ceiling']} ({self._view.origin('user.ceiling').text()})"
             case "?" if not self._view["pilot.from_user"]:
@@ -202,7 +223,7 @@ class _Merging:
         is_bounded = key.name in above or (owner == "user" and is_limit)
         bound = self._view[key.name]
         if is_bounded and not _is_within(key, said.value, bound):
-            return f"only tighter than {_shown(bound)} ({self._view.origin(key.name).text()}) is allowed"
+            return f"only tighter than {shown(bound)} ({self._view.origin(key.name).text()}) is allowed"
         return ""
 
     def _lower_profile(self) -> None:
@@ -236,10 +257,12 @@ def _is_within(key: Key, value: Any, bound: Any) -> bool:  # noqa: ANN401  # of 
     return bool(value <= bound)
 
 
-def _shown(value: object) -> str:
-    """Return a value as a person writes it."""
+def shown(value: object) -> str:
+    """Return a value as a person writes it; records and maps as JSON."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    if isinstance(value, tuple) and not any(isinstance(item, (tuple, dict)) for item in value):
+        return f"[{', '.join(map(shown, value))}]"
+    return dumps(value) if isinstance(value, (tuple, dict)) else str(value)

@@ -103,7 +103,8 @@ class _Open:
         seen: dict[str, int] = {}
         for name, _ in pairs:
             if name.kind != "scalar":
-                faults.append(Fault(line=name.line, cause="a name is a plain word, not a list or a map"))
+                cause = "a name is a plain word, not a list or a map; quote it if the braces belong to the text"
+                faults.append(Fault(line=name.line, cause=cause))
             elif name.text in seen:
                 cause = f"'{name.text}' stands twice (first in line {seen[name.text]})"
                 faults.append(Fault(line=name.line, cause=cause))
@@ -173,12 +174,18 @@ def read_json(data: bytes) -> tuple[Node | None, tuple[Fault, ...]]:
     try:
         jsontext.loads(text)
     except ValueError as error:
-        cause = str(error)
-        line, _, rest = cause.removeprefix("line ").partition(": ")
-        return None, (Fault(line=int(line), cause=rest),) if line.isdecimal() else (Fault(line=0, cause=cause),)
+        return None, (_json_fault(error),)
     reader = _JsonReader(text)
     node = reader.value(0)
     return (None, (reader.fault,)) if reader.fault else (node, ())
+
+
+def _json_fault(error: ValueError) -> Fault:
+    """Return the scanner's error, which has its line as an attribute, or first in its text, or not at all."""
+    if hasattr(error, "lineno"):
+        return Fault(line=error.lineno, cause=str(getattr(error, "msg", error)))
+    line, _, rest = str(error).removeprefix("line ").partition(": ")
+    return Fault(line=int(line), cause=rest) if line.isdecimal() else Fault(line=0, cause=str(error))
 
 
 class _JsonReader:
