@@ -197,7 +197,7 @@ class Files:
             raise _cannot("write", path, error) from error
 
     def reserve(self, path: str, size_bytes: int) -> None:
-        """Hold at least `size_bytes` of the disk in a file 0600 at `path`; a disk that has no more holds what it can."""
+        """Hold at least `size_bytes` of the disk in a file 0600 at `path`; a disk that has less gives what it can."""
         try:
             if os.lstat(self.real(path)).st_size >= size_bytes:
                 return

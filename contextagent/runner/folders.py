@@ -45,7 +45,7 @@ class Folders:
         self._files = host.files
         self._accounts = accounts
         self._parked: dict[Owner, str] = {owner: parked(instance_id, owner) for owner in OWNERS}
-        self._files.make_folder(parked(instance_id, ""))
+        self._files.make_folder(os.path.dirname(self._parked["site"]))
         self._files.make_folder(os.path.dirname(WORKING), 0o755)
         away = [owner for owner in OWNERS if not self._files.exists(self._parked[owner])]
         if len(away) != 1 and self._files.exists(WORKING):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat as stat_bits
 
-from contextagent.digests import sha256_hex
 from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.model import Value
+from contextagent.payloads.keys import check_key, fingerprint
 from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def take(host: Host, step: Step, instance_id: str, account: Account | None) -> P
         account: The user's account, for the user's steps; None for root and for `--root`.
 
     Raises:
-        RefusedError: The owner may not write there.
+        RefusedError: The owner may not write there, or what is to be a key is none.
         CannotWriteError: It could not be written.
     """
     if step.kind == "file":
@@ -117,6 +117,10 @@ def _keys(host: Host, step: Step, account: Account | None) -> Placed:
     if owner is None and not host.is_caller:
         message = f"cannot add keys for '{step.target}': there is no such account"
         raise CannotWriteError(message, reason="no-account")
+    for line in step.lines:
+        if cause := check_key(line):
+            message = f"cannot add a key for '{step.target}': {cause}"
+            raise RefusedError(message, reason="bad-key")
     home = owner.home if owner else f"/home/{step.target}"
     _as(None if host.is_caller else owner, lambda: _add_keys(host, home, step.lines))
     prints = [fingerprint(line) for line in step.lines]
@@ -143,18 +147,3 @@ def _as(account: Account | None, work: Callable[[], None]) -> None:
     from contextagent.host.rights import as_account  # noqa: PLC0415  # only a user's files need it
 
     as_account(account, work)
-
-
-def fingerprint(line: str) -> str:
-    """Return an OpenSSH key's fingerprint, `SHA256:…` as ssh-keygen prints it; the line's own digest if it is none."""
-    import binascii  # noqa: PLC0415  # only a boot that brings keys needs it
-
-    for word in line.split():
-        try:
-            blob = binascii.a2b_base64(word.encode(), strict_mode=True) if word.startswith("AAAA") else b""
-        except (ValueError, binascii.Error):
-            blob = b""
-        if blob:
-            digest = binascii.b2a_base64(bytes.fromhex(sha256_hex(blob)), newline=False)
-            return "SHA256:" + digest.decode().rstrip("=")
-    return "line-sha256:" + sha256_hex(line.encode("utf-8", "surrogateescape"))

@@ -100,6 +100,8 @@ def load(host: Host) -> State | None:
 def save(host: Host, state: State) -> None:
     """Write the state durably, and make its instance the known one.
 
+    Beside it some space is reserved, to be given up when a script has filled the disk before the phase's end.
+
     Raises:
         CannotWriteError: The medium refuses; what was there before still stands.
     """
@@ -108,8 +110,17 @@ def save(host: Host, state: State) -> None:
     host.files.make_folder(INSTANCES)
     host.files.make_folder(folder)
     plain = _plain(state.replace(damage=""))
-    text = jsontext.dumps({"schema": SCHEMA, "sha256": sha256_hex(jsontext.dumps(plain).encode()), "state": plain})
-    host.files.write(f"{folder}/state.json", text.encode() + b"\n", durable=True)
+    digest = sha256_hex(jsontext.dumps(plain).encode())
+    text = jsontext.dumps({"schema": SCHEMA, "sha256": digest, "state": plain}).encode() + b"\n"
+    reserve = f"{folder}/reserve"
+    try:
+        host.files.write(f"{folder}/state.json", text, durable=True)
+    except CannotWriteError:
+        if not host.files.exists(reserve):
+            raise
+        host.files.remove(reserve)
+        host.files.write(f"{folder}/state.json", text, durable=True)
+    host.files.reserve(reserve, 4 * len(text))
     if known_instance(host) != state.instance_id:
         _point_to(host, state.instance_id)
 

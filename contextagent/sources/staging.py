@@ -11,6 +11,7 @@ from contextagent.digests import new_sha512, sha256_hex
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value
+from contextagent.payloads.keys import read_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,11 +220,10 @@ class _Made:
             case "feature":
                 self._features[offer.name] = _whole(offer, medium).decode("utf-8", "replace").strip()
             case "key":
-                self._keys += [
-                    LoginKey(owner=offer.owner, account=offer.name, line=line)
-                    for line in _whole(offer, medium).decode("utf-8", "replace").splitlines()
-                    if line.strip() and not line.startswith("#")
-                ]
+                text = _whole(offer, medium).decode("utf-8", "surrogateescape")
+                lines, problems = read_keys(text, offer.path or f"the {self._owner}'s keys")
+                self._keys += [LoginKey(owner=offer.owner, account=offer.name, line=line) for line in lines]
+                self._warnings += problems
             case "companion":
                 self._take_companion(offer, medium)
             case "kept":

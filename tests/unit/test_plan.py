@@ -82,9 +82,13 @@ def test_the_plan_of_all_phases_is_the_plans_of_each(site: Supply | None, user: 
 
 
 def test_files_and_keys_go_before_the_owners_first_script_of_the_boot() -> None:
-    placed = PlacedFile(owner="site", target="/etc/motd", sha512="0" * 128, size_bytes=1, mode=0o644, content="files/etc/motd")
+    placed = PlacedFile(
+        owner="site", target="/etc/motd", sha512="0" * 128, size_bytes=1, mode=0o644, content="files/etc/motd"
+    )
     key = LoginKey(owner="site", account="", line="ssh-ed25519 AAAA site")
-    site = Supply(owner="site", source="disk:hepix", scripts=(script("site", "pre-network", "a"),), files=(placed,), keys=(key,))
+    site = Supply(
+        owner="site", source="disk:hepix", scripts=(script("site", "pre-network", "a"),), files=(placed,), keys=(key,)
+    )
     on_time = make_plan("pre-network", both(site, None), situation()).steps
     assert [step.kind for step in on_time] == ["file", "account", "script"]
     late = make_plan("post-network", both(site, None), situation(late=("site",))).steps
@@ -93,7 +97,9 @@ def test_files_and_keys_go_before_the_owners_first_script_of_the_boot() -> None:
 
 
 def test_a_users_keys_go_to_the_users_account_whatever_account_they_ask_for() -> None:
-    user = Supply(owner="user", source="disk:nocloud", keys=(LoginKey(owner="user", account="root", line="ssh-rsa AAAA u"),))
+    user = Supply(
+        owner="user", source="disk:nocloud", keys=(LoginKey(owner="user", account="root", line="ssh-rsa AAAA u"),)
+    )
     steps = make_plan("pre-network", both(None, user), situation()).steps
     assert [step.target for step in steps] == ["contextuser"]
 
@@ -117,7 +123,12 @@ def test_the_sites_settings_name_keys_for_root_and_for_accounts() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "rerun", "expected"),
-    [("done", "", "once-done"), ("interrupted", "", "interrupted"), ("interrupted", "safe", None), ("running", "", "interrupted")],
+    [
+        ("done", "", "once-done"),
+        ("interrupted", "", "interrupted"),
+        ("interrupted", "safe", None),
+        ("running", "", "interrupted"),
+    ],
 )
 def test_a_once_script_that_ended_or_was_interrupted_is_skipped_with_its_reason(
     outcome: str, rerun: str, expected: str | None
@@ -135,14 +146,18 @@ def test_a_once_script_with_another_digest_and_a_forced_one_run_again() -> None:
     user = Supply(owner="user", source="disk:hepix", scripts=(one,))
     changed = situation(once={one.id: ("another", "done")})
     forced = situation(once={one.id: (one.sha512, "done")}, is_forced=True)
-    assert [make_plan("post-network", both(None, user), each).steps[0].skip for each in (changed, forced)] == [None, None]
+    assert [make_plan("post-network", both(None, user), each).steps[0].skip for each in (changed, forced)] == [
+        None,
+        None,
+    ]
 
 
 def test_site_scripts_run_every_boot_and_stop_scripts_at_every_stop() -> None:
     one, end = script("site", "post-network", "a"), script("user", "stop", "z")
     known = situation(once={each.id: (each.sha512, "done") for each in (one, end)})
     given = both(
-        Supply(owner="site", source="disk:hepix", scripts=(one,)), Supply(owner="user", source="disk:hepix", scripts=(end,))
+        Supply(owner="site", source="disk:hepix", scripts=(one,)),
+        Supply(owner="user", source="disk:hepix", scripts=(end,)),
     )
     assert [(step.frequency, step.skip) for step in make_plan(None, given, known).steps] == [("every-boot", None)] * 2
 

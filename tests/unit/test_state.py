@@ -1,0 +1,205 @@
+"""What an instance remembers: whole or not at all, and repaired from the traces."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contextagent.errors import CannotWriteError
+from contextagent.host import Host
+from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Verdict
+from contextagent.runner.journal import Journal
+from contextagent.runner.memory import close_interrupted, recall
+from contextagent.runner.state import HOME, State, fold, instance_folder, known_instance, load, own_folders, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHA = "5" * 128
+SCRIPT = Script(
+    owner="user", phase="post-network", name="a", rank=2, sha512=SHA, size_bytes=3, content="scripts/user/a"
+)
+SUPPLY = Supply(
+    owner="user",
+    source="disk:hepix",
+    scripts=(SCRIPT,),
+    files=(
+        PlacedFile(owner="user", target="/x/y", sha512=SHA, size_bytes=1, mode=0o644, content="scripts/user/files/x/y"),
+    ),
+    keys=(LoginKey(owner="user", account="", line="ssh-rsa AAAA"),),
+    kept=(Kept(name="user-data", sha512=SHA, size_bytes=1, content="context/kept-user/000", reason="unknown-form"),),
+    settings=("user.yaml", "scripts: {}\n"),
+    features={"machine/total_cpu": "8"},
+    variables={"A": "b"},
+    companions=(("lib.sh", SHA, 7),),
+    digest=SHA,
+)
+STATE = State(
+    instance_id="dmi-1",
+    ids={"dmi": "1"},
+    boot_id="boot-1",
+    phases={"pre-network": {"state": "ok", "started": "t", "finished": "t", "duration_s": 0.1}},
+    supplies={"user": SUPPLY, "site": None},
+    verdicts=(Verdict(owner="user", source="disk:hepix", verdict="found", reason="", duration_s=0.1),),
+    warnings=(Problem(reason="x", message="y"),),
+    reports=({"id": SCRIPT.id, "state": "ok"},),
+    once={SCRIPT.id: (SHA, "done")},
+    folders={"user": SHA},
+    last={"boot": "boot-1", "seq": 3, "hash": "0" * 64},
+)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    boot(tmp_path, "boot-1")
+    return Host(str(tmp_path))
+
+
+def boot(root: Path, boot_id: str) -> None:
+    place = root / "proc/sys/kernel/random/boot_id"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(boot_id + "\n")
+
+
+def state_file(host: Host) -> str:
+    return host.files.real(f"{instance_folder('dmi-1')}/state.json")
+
+
+def test_a_state_comes_back_as_it_was_saved(host: Host) -> None:
+    save(host, STATE)
+    assert load(host) == STATE
+    assert known_instance(host) == "dmi-1"
+    assert os.stat(state_file(host)).st_mode & 0o777 == 0o600
+
+
+def test_an_image_that_never_booted_remembers_nothing(host: Host) -> None:
+    assert load(host) is None
+    assert own_folders("") == ("/run/contextagent", HOME, f"{HOME}/instances")
+
+
+@pytest.mark.parametrize("target", ["../../etc", "instances/..", "instances/", "elsewhere/dmi-1"])
+def test_a_link_that_leads_elsewhere_names_no_instance(host: Host, target: str) -> None:
+    host.files.link(f"{HOME}/instance", target)
+    assert known_instance(host) == ""
+
+
+def test_every_truncation_and_every_flipped_byte_of_a_state_is_noticed(host: Host) -> None:
+    save(host, STATE)
+    with open(state_file(host), "rb") as file:
+        whole = file.read()
+    damaged = [whole[:length] for length in range(0, len(whole) - 2, 7)]
+    damaged += [whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :] for at in range(0, len(whole) - 1, 7)]
+    for data in damaged:
+        with open(state_file(host), "wb") as file:
+            file.write(data)
+        found = load(host)
+        assert found is not None
+        assert found.damage or found == STATE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", '{"schema":2,"sha256":"","state":{"instance_id":"dmi-1"}}', '{"schema":1,"state":[]}'],
+)
+def test_a_state_of_another_version_or_shape_is_not_trusted(host: Host, text: str) -> None:
+    save(host, STATE)
+    with open(state_file(host), "w") as file:
+        file.write(text)
+    found = load(host)
+    assert found is not None
+    assert found.damage
+    assert found.instance_id == "dmi-1"
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(host, STATE)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(host.files, "rename", refuse)
+    other = STATE.replace(instance_id="dmi-2")
+    with pytest.raises(CannotWriteError, match="cannot write '/var/lib/contextagent/instance'"):
+        save(host, other)
+    assert load(host) == STATE
+
+
+def record(ev: str, step_id: str = "user/post-network/a", **more: Any) -> dict[str, Any]:
+    return {"ev": ev, "id": step_id, "boot": "boot-1", "seq": 1, **more}
+
+
+@pytest.mark.parametrize(
+    ("records", "outcome"),
+    [
+        ([record("start", sha512=SHA)], "running"),
+        ([record("start", sha512=SHA), record("end", reason="exit")], "done"),
+        ([record("start", sha512=SHA), record("end", reason="agent-restart")], "interrupted"),
+        ([record("start", sha512=SHA), {"ev": "anchor", "head": ""}], "running"),
+    ],
+)
+def test_folding_the_trace_tells_what_became_of_a_script(records: list[dict[str, Any]], outcome: str) -> None:
+    assert fold({}, records) == {"user/post-network/a": (SHA, outcome)}
+
+
+def killed_in_a_script(host: Host) -> None:
+    save(host, STATE.replace(phases={"pre-network": {"state": "running"}}, once={}, last={}))
+    journal = Journal.open(host, instance_id="dmi-1")
+    journal.record("start", id="site/pre-network/s", sha512=SHA)
+    journal.record("end", id="site/pre-network/s", reason="exit")
+    journal.record("start", id=SCRIPT.id, sha512=SHA)
+    journal.close()
+
+
+@pytest.mark.parametrize("is_rebooted", [False, True])
+def test_a_script_that_a_killed_agent_left_is_closed_and_stays_interrupted(
+    host: Host, tmp_path: Path, *, is_rebooted: bool
+) -> None:
+    killed_in_a_script(host)
+    if is_rebooted:
+        boot(tmp_path, "boot-2")
+    memory = recall(host)
+    assert [each["id"] for each in memory.unfinished] == [SCRIPT.id]
+    assert memory.begun == ({} if is_rebooted else {SCRIPT.id: "interrupted", "site/pre-network/s": "done"})
+    journal = Journal.open(host, instance_id="dmi-1")
+    state = close_interrupted(journal, memory)
+    assert state.once[SCRIPT.id] == (SHA, "interrupted")
+    assert [(each["ev"], each.get("reason")) for each in journal.events()][-1] == ("end", "agent-restart")
+    journal.close()
+
+
+def test_records_that_the_checkpoint_knows_are_not_read_again(host: Host) -> None:
+    killed_in_a_script(host)
+    known = load(host)
+    assert known is not None
+    save(host, known.replace(last={"boot": "boot-1", "seq": 3, "hash": ""}))
+    assert recall(host).unfinished == ()
+
+
+def test_a_new_boot_forgets_what_spoke_of_the_last_one_and_keeps_who_it_is(host: Host, tmp_path: Path) -> None:
+    save(host, STATE)
+    assert recall(host).state == STATE
+    boot(tmp_path, "boot-2")
+    state = recall(host).state
+    assert (state.boot_id, state.phases, state.reports, state.verdicts, state.warnings) == ("boot-2", {}, (), (), ())
+    assert (state.ids, state.once, state.supplies) == (STATE.ids, STATE.once, STATE.supplies)
+
+
+def test_a_damaged_state_is_rebuilt_from_all_traces_of_the_instance(host: Host, tmp_path: Path) -> None:
+    killed_in_a_script(host)
+    boot(tmp_path, "boot-2")
+    other = Journal.open(host, instance_id="another")
+    other.record("start", id="user/pre-network/not-ours", sha512=SHA)
+    other.close()
+    host.files.write("/var/log/contextagent/receipt-boot-1.json", b"{}")
+    with open(state_file(host), "w") as file:
+        file.write("{")
+    memory = recall(host)
+    assert set(memory.state.once) == {SCRIPT.id, "site/pre-network/s"}
+    assert [each.reason for each in memory.state.warnings] == ["state-damaged"]
+
+
+def test_nothing_is_remembered_of_a_machine_that_never_ran(host: Host) -> None:
+    memory = recall(host)
+    assert (memory.state.instance_id, memory.state.boot_id, memory.unfinished) == ("", "boot-1", ())
