@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 ETC = "/etc/contextagent"
 VAR = "/var/lib/contextagent"
 MAX_BYTES = 1 << 16
-MAX_CACHE_BYTES = 1 << 22
-"""A policy of many files is a larger parse; past this it is not kept."""
+MAX_KEPT_BYTES = 1 << 26
 
 
 def load_image_policy(host: Host, override: str | None = None, *, may_write: bool = True) -> Layer:
@@ -43,7 +42,7 @@ def load_image_policy(host: Host, override: str | None = None, *, may_write: boo
     files, strays = _policy_files(host.files)
     if not files:
         return Layer(voice="image", warnings=strays)
-    path = f"{VAR}/policy-{_digest(files)}.json"
+    path = f"{VAR}/{parse_name(files)}"
     kept = _kept(host.files, path)
     if kept is None:
         kept = _parse(files)
@@ -96,18 +95,20 @@ def _image_file(files: Files, path: str) -> bytes:
         raise InvalidInputError(message, reason="unreadable") from error
 
 
-def _digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """Return the name of a parse: by content, by place, and by the table it was read with."""
-    parts = [__version__.encode(), repr(ROWS).encode()]
+def parse_name(
+    files: Iterable[tuple[str, bytes]], *, version: str = __version__, table: tuple[object, ...] = ROWS
+) -> str:
+    """Return the name of a parse: by content, by place, and by the agent and the table that it was read with."""
+    parts = [version.encode(), repr(table).encode()]
     for path, data in files:
         parts += [path.encode("utf-8", "surrogateescape"), data]
-    return sha256_hex(b"".join(b"%d:%s" % (len(part), part) for part in parts))
+    return f"policy-{sha256_hex(b''.join(b'%d:%s' % (len(part), part) for part in parts))}.json"
 
 
 def _kept(files: Files, path: str) -> Layer | None:
     """Return the parse that is kept there; None where there is none, or one that is damaged."""
     try:
-        digest, _, text = files.read(path, max_bytes=MAX_CACHE_BYTES).partition(b"\n")
+        digest, _, text = files.read(path, max_bytes=MAX_KEPT_BYTES).partition(b"\n")
         if digest.decode("ascii") != sha256_hex(text):
             return None
         return Layer.from_plain(jsontext.loads(text))
@@ -118,8 +119,6 @@ def _kept(files: Files, path: str) -> Layer | None:
 def _keep(files: Files, path: str, layer: Layer) -> None:
     """Keep a parse, and forget older ones; a medium that refuses costs the next boot a parse, nothing else."""
     text = jsontext.dumps(layer.as_plain()).encode()
-    if len(text) > MAX_CACHE_BYTES:
-        return
     try:
         files.make_folder(VAR)
         files.write(path, sha256_hex(text).encode() + b"\n" + text)
