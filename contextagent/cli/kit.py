@@ -7,8 +7,7 @@ import os
 import sys
 
 from contextagent.cli.text import add_format, printable
-from contextagent.errors import UsageError
-from contextagent.kit.pack import pack, source_date_epoch
+from contextagent.errors import InvalidInputError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def run_pack(options: argparse.Namespace, shell: Shell) -> int:
     Raises:
         ContextAgentError: As `kit.pack.pack` does.
     """
+    from contextagent.kit.pack import pack, source_date_epoch  # noqa: PLC0415  # every verb's parser imports this module
+
     if any(getattr(options, f"signing_{name}") is not None for name in _SIGNING):
         message = f"cannot sign '{options.output}': signing is not yet supported"
         raise UsageError(message)
@@ -76,6 +77,34 @@ def _packed_text(packed: Packed) -> str:
     lines = [f"dereferenced {path} -> {target}" for path, target in packed.dereferenced]
     lines += [f"{packed.path}: {what}, {packed.files} files, {packed.size_bytes} bytes", f"sha512 {packed.sha512}"]
     return "\n".join(printable(line) for line in lines)
+
+
+def add_lint(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `lint`."""
+    parser.description = (
+        "Check a context: a folder, a disk image, a bundle, user data, a context.sh, or a policy or settings file.\n"
+        "Every mistake is one line, `file:line: level: what [rule]`; nothing is run or changed. Exit code 65 if the\n"
+        "agent would refuse something (an error), 0 if not. --policy names the image's policy to judge by."
+    )
+    parser.epilog = "example:\n  contextagent lint examples/site-and-user-disk"
+    parser.add_argument("path", metavar="PATH", help="what to check")
+    add_format(parser)
+
+
+def run_lint(options: argparse.Namespace, shell: Shell) -> int:
+    """Print every mistake; return 65 if there is an error among them.
+
+    Raises:
+        ContextAgentError: As `kit.lint.lint` does.
+    """
+    from contextagent.kit.lint import lint  # noqa: PLC0415  # as in run_pack
+
+    findings = lint(shell.host, options.path, policy_override=shell.policy_override)
+    text = (
+        "\n".join(printable(finding.text()) for finding in findings) or f"{printable(options.path)}: no mistake found"
+    )
+    shell.emit([finding.as_dict() for finding in findings], text)
+    return InvalidInputError.exit_code if any(finding.level == "error" for finding in findings) else 0
 
 
 class _Progress:

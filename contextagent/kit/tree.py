@@ -10,12 +10,14 @@ import os
 import stat
 
 from contextagent.errors import InvalidInputError, UsageError
-from contextagent.model import Problem, Value
+from contextagent.host.files import CHUNK_BYTES
+from contextagent.model import Entry, Problem, Value
 from contextagent.payloads.names import component_problem
+from contextagent.sources.media import NamedMedium
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from contextagent.model import EntryKind
 
@@ -162,3 +164,37 @@ def printable_name(name: str) -> str:
         else char.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
         for char in name
     )
+
+
+class TreeMedium(NamedMedium):
+    """A folder as the disk that `pack` would make of it: links replaced by what they point to."""
+
+    def __init__(self, name: str, tree: Tree) -> None:
+        super().__init__(name)
+        self._real = {item.path: item.real for item in tree.files}
+        self._folders: dict[str, list[Entry]] = {}
+        for item in tree.items:
+            parent, _, last = item.path.rpartition("/")
+            entry = Entry(path=last, kind=item.kind, size_bytes=item.size_bytes, mode=item.mode)
+            self._folders.setdefault(parent, []).append(entry)
+
+    def chunks(self, path: str, *, max_bytes: int) -> Iterator[bytes]:
+        """Yield a regular file's bytes in pieces of at most 64 KiB; raises as `read` does."""
+        if path not in self._real:
+            raise self.broken(path, "no-file", "it is no regular file")
+        left = max_bytes
+        try:
+            with open(self._real[path], "rb") as file:
+                while data := file.read(CHUNK_BYTES):
+                    left -= len(data)
+                    if left < 0:
+                        raise self.too_large(path, max_bytes)
+                    yield data
+        except OSError as error:
+            raise self.broken(path, "read-error", error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        """Do nothing: each file is opened by itself."""
+
+    def _list(self, path: str) -> list[Entry]:
+        return self._folders.get(path, [])
