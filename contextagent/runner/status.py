@@ -41,7 +41,8 @@ def result_of(state: State) -> Result:
     states = [phase["state"] for phase in state.phases.values()]
     if "running" in states:
         return "running"
-    if "failed" in states or any(each.owner == "site" and each.verdict == "broken" for each in state.verdicts):
+    is_site_broken = any(each.owner == "site" and each.verdict == "broken" for each in state.verdicts)
+    if "failed" in states or is_site_broken or any(each.reason == "invalid-site-settings" for each in state.errors):
         return "failed"
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     if (

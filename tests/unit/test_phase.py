@@ -1,0 +1,330 @@
+"""A phase is executed as planned, and whatever one step does the next one is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contextagent.errors import CannotWriteError
+from contextagent.host import Host
+from contextagent.host.accounts import Account
+from contextagent.model import Limits, Plan, Problem, Step, Supply
+from contextagent.runner.execution import execute
+from contextagent.runner.folders import WORKING, Folders, parked
+from contextagent.runner.journal import Journal
+from contextagent.runner.phase import PhaseRun
+from contextagent.runner.state import State, instance_folder, load
+from contextagent.runner.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from contextagent.model import Owner
+
+LIMITS = Limits(wall_s=20, cpu_s=None, memory_bytes=None, processes=None, files=None, output_bytes=None)
+NOBODY = Account(name="contextuser", uid=990, gid=990, home="/var/lib/contextuser", shell="/bin/sh")
+
+
+class Stand:
+    """A machine with an instance, a journal and folders, on which a phase can be run."""
+
+    def __init__(self, root: Path) -> None:
+        self.host = Host(str(root))
+        place = root / "proc/sys/kernel/random/boot_id"
+        place.parent.mkdir(parents=True)
+        place.write_text("boot-1\n")
+        self.state = State(
+            instance_id="i",
+            boot_id="boot-1",
+            supplies={"site": Supply(owner="site", source="disk:hepix", trust="channel"), "user": None},
+        )
+        self.host.files.make_folder(instance_folder("i"))
+        self.journal = Journal.open(self.host, instance_id="i")
+        self.folders = Folders(self.host, "i", {})
+        self.remembers = True
+
+    def around(self, *, account: Account | None = None, budget_s: float = 60) -> Surroundings:
+        environment = {"PATH": "/usr/bin:/bin"}
+        return Surroundings(
+            instance_id="i",
+            environment={"site": environment, "user": environment},
+            accounts={"site": None, "user": account},
+            budget_s=budget_s,
+        )
+
+    def step(self, name: str, text: str = "exit 0\n", owner: Owner = "site", **changes: Any) -> Step:
+        content = f"scripts/{owner}/post-network/{name}"
+        self.host.files.create(f"{instance_folder('i')}/{content}", (f"#!/bin/sh\n{text}".encode(),))
+        step = Step(
+            id=f"{owner}/post-network/{name}",
+            kind="script",
+            owner=owner,
+            phase="post-network",
+            sha512="5" * 128,
+            profile="caller",
+            limits=LIMITS,
+            frequency="once" if owner == "user" else "every-boot",
+            skip=None,
+            late=False,
+            content=content,
+        )
+        return step.replace(**changes)
+
+    def file_step(self, target: str, owner: Owner = "site", **changes: Any) -> Step:
+        content = f"scripts/{owner}/files{target}"
+        if not changes.get("link"):
+            self.host.files.create(f"{instance_folder('i')}/{content}", (b"x",))
+        step = self.step("unused" + target.replace("/", "-"), owner=owner)
+        return step.replace(
+            id=f"{owner}/post-network/files{target}",
+            kind="file",
+            limits=None,
+            target=target,
+            mode=0o644,
+            content=content,
+        ).replace(**changes)
+
+    def phase(self, *steps: Step, around: Surroundings | None = None) -> PhaseRun:
+        work = PhaseRun(
+            host=self.host,
+            journal=self.journal,
+            folders=self.folders,
+            around=around or self.around(),
+            remember=lambda _: self.remembers,
+            tell=lambda _: None,
+        )
+        work.run(Plan(phase="post-network", steps=steps))
+        return work
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        return [record for record in self.journal.events() if record["ev"] in names]
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Iterator[Stand]:
+    made = Stand(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def test_every_script_is_started_and_ended_in_the_trace_in_the_order_of_the_plan(stand: Stand) -> None:
+    work = stand.phase(stand.step("a"), stand.step("b", "exit 3\n"), stand.step("c"))
+    assert [(record["ev"], record["id"][-1]) for record in stand.events("start", "end")] == [
+        (event, name) for name in "abc" for event in ("start", "end")
+    ]
+    assert [(report["state"], report["exit_code"]) for report in work.reports] == [("ok", 0), ("failed", 3), ("ok", 0)]
+
+
+def test_exit_code_100_of_a_site_script_vetoes_the_pilot_and_is_ok(stand: Stand) -> None:
+    work = stand.phase(stand.step("a", "exit 100\n"), stand.step("b", "exit 100\n", owner="user"))
+    assert [report["state"] for report in work.reports] == ["ok", "failed"]
+    assert work.reports[0]["reason"] == "vetoes the pilot"
+
+
+def test_a_skipped_step_is_reported_with_its_reason_and_leaves_no_start(stand: Stand) -> None:
+    work = stand.phase(
+        stand.step("a", skip="once-done"),
+        stand.step("b", skip="interrupted"),
+        stand.file_step("/etc/c", skip="once-done"),
+    )
+    assert [(report["state"], report["reason"]) for report in work.reports] == [
+        ("skipped", "once-done"),
+        ("interrupted", "interrupted"),
+    ]
+    assert not stand.events("start", "file")
+
+
+def test_when_the_budget_is_over_the_rest_is_skipped(stand: Stand) -> None:
+    work = stand.phase(stand.step("a"), around=stand.around(budget_s=0))
+    assert (work.reports[0]["state"], work.reports[0]["reason"]) == ("skipped", "budget")
+
+
+def test_a_script_sees_its_phase_owner_and_folder(stand: Stand) -> None:
+    stand.phase(stand.step("a", "env >environment; pwd >where\n"))
+    environment = stand.host.files.read(f"{WORKING}/environment", max_bytes=9999).decode()
+    folder = stand.host.files.real(WORKING)
+    for line in ("CONTEXTAGENT_PHASE=post-network", "CONTEXTAGENT_OWNER=site", f"CONTEXTAGENT_CONTEXT_DIR={folder}"):
+        assert line in environment.splitlines()
+    assert stand.host.files.read(f"{WORKING}/where", max_bytes=999).decode().strip() == folder
+
+
+def test_a_once_script_is_remembered_and_an_every_boot_one_is_not(stand: Stand) -> None:
+    work = stand.phase(stand.step("a", owner="user"), stand.step("b"))
+    assert work.once == {"user/post-network/a": ("5" * 128, "done")}
+
+
+def lose_the_trace(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand.journal, "record", lambda *_, **__: False)
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_a_once_script_that_nobody_could_write_down_does_not_run(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, *, is_remembered: bool
+) -> None:
+    lose_the_trace(stand, monkeypatch)
+    stand.remembers = is_remembered
+    work = stand.phase(stand.step("a", owner="user"), stand.step("b"))
+    assert [report["state"] for report in work.reports] == ["ok" if is_remembered else "skipped", "ok"]
+    assert (work.reports[0]["reason"] == "not-recordable") is not is_remembered
+
+
+def test_without_an_account_an_unprivileged_script_is_refused_and_the_sites_runs(stand: Stand) -> None:
+    work = stand.phase(stand.step("a", owner="user", profile="unprivileged"), stand.step("b"))
+    assert [(report["state"], report["reason"]) for report in work.reports] == [("refused", "no-account"), ("ok", None)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account needs root")
+def test_a_script_that_fails_without_roots_rights_is_told_which_key_gives_them(stand: Stand) -> None:
+    for step, text in (("a", "exit 1\n"), ("b", "#\r\n")):
+        work = stand.phase(
+            stand.step(step, text, owner="user", profile="unprivileged"), around=stand.around(account=NOBODY)
+        )
+        if step == "a":
+            assert "user.profile" in work.reports[0]["reason"]
+
+
+def test_when_the_working_folder_cannot_be_had_roots_scripts_run_where_it_is_parked_and_others_not(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> None:
+        raise CannotWriteError("cannot move")
+
+    monkeypatch.setattr(stand.folders, "enter", refuse)
+    site, user = stand.step("a", "pwd\n"), stand.step("b", owner="user", profile="unprivileged")
+    work = stand.phase(site, user, around=stand.around(account=NOBODY))
+    assert [report["state"] for report in work.reports] == ["ok", "refused"]
+    assert "running the scripts where it is parked" in work.problems[0].message
+
+
+def test_a_script_without_limits_is_a_bug_of_the_plan(stand: Stand) -> None:
+    with pytest.raises(TypeError, match="has no limits"):
+        stand.phase(stand.step("a", limits=None))
+
+
+def test_a_file_is_placed_traced_and_only_once_where_it_is_the_users(stand: Stand) -> None:
+    stand.host.files.create("/etc/motd", (b"old",))
+    work = stand.phase(
+        stand.file_step("/etc/motd"),
+        stand.file_step("/etc/link", link="motd"),
+        stand.file_step("/var/lib/contextuser/sub/file", owner="user", frequency="once"),
+        stand.file_step("/etc/shadow", owner="user"),
+    )
+    assert [(record["path"], record["replaced"]) for record in stand.events("file")] == [
+        ("/etc/motd", True),
+        ("/etc/link", False),
+        ("/var/lib/contextuser/sub/file", False),
+    ]
+    assert stand.host.files.read("/etc/motd", max_bytes=9) == b"x"
+    assert os.readlink(stand.host.files.real("/etc/link")) == "motd"
+    assert list(work.once) == ["user/post-network/files/var/lib/contextuser/sub/file"]
+    assert [(problem.reason, "/etc/shadow" in problem.message) for problem in work.problems] == [
+        ("not-the-users", True)
+    ]
+    assert [record["reason"] for record in stand.events("refuse")] == ["not-the-users"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a link of another account needs root")
+def test_a_path_through_a_link_that_root_did_not_make_is_refused(stand: Stand) -> None:
+    stand.host.files.link("/srv/link", "/etc")
+    os.chown(stand.host.files.real("/srv/link"), 990, 990, follow_symlinks=False)
+    work = stand.phase(stand.file_step("/srv/link/motd"))
+    assert [problem.reason for problem in work.problems] == ["through-link"]
+
+
+def test_a_file_cannot_take_the_place_of_a_folder(stand: Stand) -> None:
+    stand.host.files.create("/etc/full/inside", (b"x",))
+    work = stand.phase(stand.file_step("/etc/full"))
+    assert [problem.reason for problem in work.problems] == ["cannot-write"]
+    assert [entry.name for entry in stand.host.files.folder("/etc")] == ["full"]
+
+
+def run_phase(stand: Stand, *steps: Step, phase: Any = "post-network", state: State | None = None) -> State:
+    return execute(
+        stand.host,
+        stand.journal,
+        state or stand.state,
+        Plan(phase=phase, steps=steps),
+        folders=stand.folders,
+        around=stand.around(),
+    )
+
+
+def status(stand: Stand) -> dict[str, Any]:
+    return dict(json.loads(stand.host.files.read("/run/contextagent/status.json", max_bytes=1 << 20)))
+
+
+def test_a_phase_ends_in_state_status_receipt_and_trace_alike(stand: Stand) -> None:
+    state = run_phase(stand, stand.step("a", "exit 1\n"))
+    assert load(stand.host) == state.replace(last=load(stand.host).last)  # type: ignore[union-attr]  # it was saved
+    assert status(stand)["phases"]["post-network"]["state"] == "failed"
+    assert status(stand)["result"] == "failed"
+    receipt = json.loads(stand.host.files.read("/var/log/contextagent/receipt-boot-1.json", max_bytes=1 << 20))
+    assert [(script["id"], script["exit"]) for script in receipt["scripts"]] == [("site/post-network/a", 1)]
+    assert stand.events("anchor")
+
+
+def test_the_phase_before_the_network_writes_no_receipt_and_the_stop_ends_the_trace(stand: Stand) -> None:
+    run_phase(stand, phase="pre-network")
+    assert not stand.host.files.exists("/var/log/contextagent/receipt-boot-1.json")
+    run_phase(stand, phase="stop")
+    assert [record["ev"] for record in stand.journal.events()][-1] == "shutdown"
+
+
+def test_a_phase_that_runs_again_reports_each_script_once(stand: Stand) -> None:
+    step = stand.step("a")
+    state = run_phase(stand, step)
+    state = run_phase(stand, step, state=state)
+    assert [report["id"] for report in state.reports] == [step.id]
+
+
+def test_a_plan_of_all_phases_is_not_executed(stand: Stand) -> None:
+    with pytest.raises(TypeError, match="for reading"):
+        run_phase(stand, phase=None)
+
+
+def test_what_cannot_be_written_is_said_and_every_script_still_runs(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *_: object, **__: object) -> None:
+        raise CannotWriteError(f"cannot write '{path}': No space left on device")
+
+    site, user = stand.step("a", "echo ran >proof\n"), stand.step("b", owner="user")
+    monkeypatch.setattr(stand.host.files, "write", refuse)
+    lose_the_trace(stand, monkeypatch)
+    state = run_phase(stand, site, user)
+    assert [report["state"] for report in state.reports] == ["ok", "skipped"]
+    assert sum("No space left" in warning.message for warning in state.warnings) == 3
+    assert stand.host.files.read(f"{parked('i', 'site')}/proof", max_bytes=9) == b"ran\n"
+
+
+def test_progress_is_published_while_scripts_run_but_not_for_each_of_many(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[object] = []
+    now_ns = 0
+
+    def tick() -> int:
+        nonlocal now_ns
+        now_ns += 60_000_000
+        return now_ns
+
+    monkeypatch.setattr(stand.host, "mono_ns", tick)
+    monkeypatch.setattr("contextagent.runner.status.publish", lambda _host, shown: published.append(shown))
+    run_phase(stand, *(stand.step(str(number)) for number in range(8)))
+    assert 2 < len(published) < 8
+
+
+def test_a_problem_of_a_phase_degrades_it(stand: Stand) -> None:
+    state = run_phase(stand, stand.file_step("/etc/shadow", owner="user"))
+    assert state.phases["post-network"]["state"] == "degraded"
+    assert state.errors == (
+        Problem(
+            reason="not-the-users",
+            message="cannot write '/etc/shadow': a user's files go below /var/lib/contextuser or /etc/joboutputs only, "
+            "going on without it",
+        ),
+    )
