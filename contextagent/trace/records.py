@@ -113,8 +113,9 @@ def decode(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or record.get("v") != VERSION or type(record.get("seq")) is not int:
         return None
-    needed = (*_WORDS, *_NEEDED.get(record.get("ev", ""), ()))
-    return record if all(isinstance(record.get(key), str) for key in needed) else None
+    if not all(isinstance(record.get(key), str) for key in _WORDS):
+        return None
+    return record if all(isinstance(record.get(key), str) for key in _NEEDED.get(record["ev"], ())) else None
 
 
 def rfc3339(utc_ns: int) -> str:

@@ -226,6 +226,8 @@ class _Boot:
             self.blame(1, GENESIS.encode(), whole.prev, "the first record names one before it")
         for left, right in zip(self.spans, self.spans[1:], strict=False):
             self.blame(left.last + 1, right.prev if right.first == left.last + 2 else b"", b"", "it is missing")
+        if decode(last.line) is None:
+            self.blame(last.last, b"", last.head, "it can't be read")
         for seq, head in self.loose.items():
             self.blame(seq - 1, b"", head, "a second record has this number, and no known one follows it")
         return last
