@@ -4,10 +4,17 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# Programs that the tests and the demo use, and the Debian packages that bring them and Python's own missing parts.
-TOOLS = gcc genisoimage ip mcopy mkfs.vfat strace unshare xorriso
-PACKAGES = gcc genisoimage iproute2 libc6-dev mtools dosfstools python3-dev python3-venv strace util-linux xorriso
 HAS_PYTHON_PARTS = import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
+
+# $(call need,PROGRAMS,PACKAGES): Debian packages are installed only where a program is missing, and only by root.
+define need
+@missing=$$(for tool in $(1); do command -v $$tool >/dev/null || echo $$tool; done); \
+$(PYTHON) -c '$(HAS_PYTHON_PARTS)' 2>/dev/null || missing="$$missing python3-dev"; \
+[ -n "$$missing" ] || exit 0; \
+echo "make: installing Debian packages, because these are missing:" $$missing; \
+[ "$$(id -u)" = 0 ] || { echo "make: cannot install: not root; ask for: apt-get install $(2)" >&2; exit 1; }; \
+apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(2)
+endef
 
 .PHONY: help setup demo test check hold vm bench clean
 
@@ -18,17 +25,16 @@ setup: $(READY) ## make .venv with the agent (editable), its libraries and the t
 
 # pip runs in the source tree, so the C part lands beside its source, where the boot's isolated start finds it.
 $(READY): pyproject.toml contextagent/host/_guestos.c
-	@missing=$$(for tool in $(TOOLS); do command -v $$tool >/dev/null || echo $$tool; done); \
-	$(PYTHON) -c '$(HAS_PYTHON_PARTS)' 2>/dev/null || missing="$$missing python3-dev python3-venv"; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	echo "setup: installing Debian packages, as there is no" $$missing; \
-	if [ "$$(id -u)" != 0 ]; then echo "setup: cannot install: not root; ask for: apt-get install $(PACKAGES)" >&2; exit 1; fi; \
-	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PACKAGES)
+	$(call need,gcc genisoimage ip mcopy mkfs.vfat strace unshare xorriso,\
+		gcc genisoimage iproute2 libc6-dev mtools dosfstools python3-dev python3-venv strace util-linux xorriso)
 	@echo "setup: making .venv"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
 	@echo "setup: installing contextagent, its libraries and the tools of its tests"
 	@$(BIN)/pip install -qq --editable '.[dev]'
 	@touch $@
+
+demo: $(READY) ## a whole boot from a real disk, below a throw-away folder
+	@examples/demo.sh $(BIN)/contextagent
 
 test: $(READY) ## unit tests, and black-box tests of the real program on real media
 	$(BIN)/pytest
@@ -40,6 +46,18 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/lint-imports
 	$(BIN)/coverage run -m pytest -q tests/unit
 	$(BIN)/coverage report
+
+hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
+	$(BIN)/pytest tests/hold
+
+vm: $(READY) ## boot real guests in QEMU
+	$(call need,qemu-system-x86_64 mmdebstrap lz4 depmod dpkg-deb mke2fs xorriso,\
+		qemu-system-x86 ipxe-qemu seabios mmdebstrap xorriso kmod lz4 binutils e2fsprogs)
+	$(BIN)/pytest tests/vm
+
+bench: $(READY) ## measure boots beside a bare shell and Debian's cloud-init (root); no figure fails it
+	$(call need,mmdebstrap,mmdebstrap)
+	$(BIN)/python -m tests.bench
 
 clean: ## remove everything that was made here
 	rm -rf .venv .cache .coverage* .hypothesis .*_cache build *.egg-info contextagent/host/_guestos*.so
