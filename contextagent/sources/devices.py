@@ -192,7 +192,7 @@ def is_vfat(head: bytes) -> bool:
         and head[13] in (1, 2, 4, 8, 16, 32, 64, 128)
         and head[14:16] != b"\0\0"
         and head[16] in (1, 2)
-        and head[21] & 0xF0 == 0xF0
+        and head[21] >> 4 == 0xF  # noqa: PLR2004  # every FAT medium's type begins so
     )
 
 

@@ -34,6 +34,37 @@ def prepare() -> None:
         "".encode(encoding)
 
 
+class _Image:
+    """The image as the library's file object, said to be longer than it is by a sector and one byte.
+
+    The library cuts a file that passes the image's end, and tells nobody.  So it cuts where no file can end, and
+    `piece` meets the true end.  (A device can't be sought past its end, so this is no `FileIO`.)
+    """
+
+    mode = "rb"
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        end = os.lseek(fd, 0, os.SEEK_END)
+        self._end = end - end % -_SECTOR_BYTES + _SECTOR_BYTES + 1
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes, all that is left for a negative size; fewer at the true end."""
+        data = os.pread(self._fd, size if size >= 0 else self._end, self._at)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+
 class IsoTree:
     """An ISO9660 image.
 
@@ -47,7 +78,7 @@ class IsoTree:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         iso = load("pycdlib").PyCdlib()
-        iso.open_fp(os.fdopen(fd, "rb", closefd=False))
+        iso.open_fp(_Image(fd))
         self._is_rock_ridge = iso.has_rock_ridge()
         self._is_joliet = not self._is_rock_ridge and iso.has_joliet()
         descriptor = iso.joliet_vd if self._is_joliet else iso.pvd
@@ -66,6 +97,8 @@ class IsoTree:
         folder, _, name = path.rpartition("/")
         data = bytearray()
         for start, length in _extents(self._folder(folder).get(name)):
+            if length < 0:
+                raise BrokenSourceError("the image ends before the file begins", reason="truncated")
             if offset < length and len(data) < size:
                 wanted = min(length - offset, size - len(data))
                 found = os.pread(self._fd, wanted, start + offset)
