@@ -62,12 +62,13 @@ def run_query(options: argparse.Namespace, shell: Shell) -> int:
 def _print_settings(prefix: str, asked: str, shell: Shell) -> None:
     image = load_image_policy(shell.host, shell.policy_override, may_write=False)
     known = load(shell.host)
-    settings, problems = hear(image, known.supplies if known else {})
+    heard = hear(image, known.supplies, known.layers) if known else hear(image, {})
+    settings = heard.settings
     names = _names(settings, prefix)
     if not names:
         raise UnknownError(f"cannot tell '{asked}': no such key", hint="all keys: contextagent query policy")
     if not prefix:
-        for problem in (*settings.warnings, *problems):
+        for problem in (*settings.warnings, *heard.problems):
             shell.warn(problem)
     facts = {name: _fact(settings, name) for name in names}
     rows = [(name, _where(settings, name), shown(settings[name])) for name in names]

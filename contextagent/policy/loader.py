@@ -6,7 +6,7 @@ from contextagent.errors import InvalidInputError
 from contextagent.model import OWNERS, PHASES, Problem
 from contextagent.policy.kinds import convert, shown
 from contextagent.policy.layer import Layer, Setting
-from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, row_name, split_script_key
+from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, row_name, script_id_of
 from contextagent.policy.yamltext import Node, read_json, read_yaml
 
 TYPE_CHECKING = False
@@ -131,8 +131,7 @@ class _Reader:
     def _may_set(self, key: Key) -> bool:
         rule = key.rule(self._voice)
         if rule == "/":
-            script_id, _ = split_script_key(key.name) or ("", "")
-            return script_id.startswith("user/" if self._voice == "user" else "site/")
+            return script_id_of(key.name).startswith("user/" if self._voice == "user" else "site/")
         return rule is not None
 
     def _unknown(self, name: Node, dotted: str, hint: str) -> None:

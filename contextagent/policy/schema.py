@@ -257,12 +257,9 @@ def script_key(script_id: str, field: str) -> str:
     return f"scripts.{script_id}.{field}"
 
 
-def split_script_key(name: str) -> tuple[str, str] | None:
-    """Return script id and field of a dotted key; None where it is no key of a script's section."""
-    if not name.startswith("scripts."):
-        return None
-    script_id, _, field = name[len("scripts.") :].rpartition(".")
-    return script_id, field
+def script_id_of(name: str) -> str:
+    """Return the script's id in the dotted key of a field of its section."""
+    return name[len("scripts.") :].rpartition(".")[0]
 
 
 def describe(kind: Type) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextagent import __version__
 from contextagent.errors import InvalidInputError
 from contextagent.jsontext import dumps
 from contextagent.model import Limits, Problem, Value
 from contextagent.policy.imagefile import load_image_policy
 from contextagent.policy.layer import Layer, Setting
 from contextagent.policy.presets import PRESETS
-from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, script_key, split_script_key
+from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, script_id_of, script_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,23 +36,40 @@ def load_material(voice: Voice, name: str, data: bytes) -> Layer:
     return load(voice, [(name, data)])
 
 
-def hear(image: Layer, supplies: Mapping[Owner, Supply | None]) -> tuple[Settings, tuple[Problem, ...]]:
-    """Return the effective settings of the image and of what each owner supplied.
+def hear(
+    image: Layer, supplies: Mapping[Owner, Supply | None], kept: Mapping[str, Mapping[str, Any]] | None = None
+) -> Heard:
+    """Return what holds once the image and what each owner supplied were heard.
 
-    A settings file that is invalid is left out; the problems say all that is wrong with it.
+    A settings file that is invalid is left out.
+
+    Args:
+        image: The image's policy.
+        supplies: What each owner supplied, if anything.
+        kept: An earlier `Heard.layers`: what is unchanged in it is not parsed again.
     """
     layers: dict[Owner, Layer] = {}
+    marks: dict[Owner, str] = {}
     problems: list[Problem] = []
     for owner, supply in supplies.items():
         if supply is None or supply.settings is None:
             continue
         name, text = supply.settings
         voice: Voice = "site-disk" if owner == "site" and supply.trust == "channel" else owner
+        marks[owner] = f"{__version__} {voice} {supply.digest}"
+        found = (kept or {}).get(owner)
         try:
-            layers[owner] = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
+            if found and supply.digest and found.get("mark") == marks[owner]:
+                layers[owner] = Layer.from_plain(found["layer"])
+            else:
+                layers[owner] = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
         except InvalidInputError as error:
             problems += [each.replace(reason=f"invalid-{owner}-settings") for each in error.problems]
-    return merge(image, layers.get("site"), layers.get("user")), tuple(problems)
+    return Heard(
+        settings=merge(image, layers.get("site"), layers.get("user")),
+        layers={owner: {"mark": marks[owner], "layer": layer.as_plain()} for owner, layer in layers.items()},
+        problems=tuple(problems),
+    )
 
 
 class Origin(Value):
@@ -161,6 +179,14 @@ def merge(image: Layer, site: Layer | None = None, user: Layer | None = None) ->
     return merging.settings()
 
 
+class Heard(Value):
+    """What holds, what to remember (owner to JSON, for the next `hear`), and what was wrong with the owners' files."""
+
+    settings: Settings
+    layers: Mapping[str, Mapping[str, Any]]
+    problems: tuple[Problem, ...]
+
+
 class _Merging:
     def __init__(self, preset: str) -> None:
         self._spoken: dict[str, tuple[Setting, str]] = {}
@@ -215,9 +241,8 @@ class _Merging:
                 return ""
 
     def _script_refusal(self, key: Key, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
-        script_id, _ = split_script_key(key.name) or ("", "")
         owner = "user" if layer.voice == "user" else "site"
-        if not script_id.startswith(f"{owner}/"):
+        if not script_id_of(key.name).startswith(f"{owner}/"):
             return f"it is not the {owner}'s script"
         is_limit = key.type[0] != "words"
         is_bounded = key.name in above or (owner == "user" and is_limit)

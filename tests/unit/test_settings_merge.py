@@ -208,27 +208,37 @@ def test_settings_of_scripts_stand_where_the_table_has_them_and_once() -> None:
     ]
 
 
+IMAGE = "preset: hepix2012\nuser: {profile: unprivileged}"
+
+
+def site_supply(text: str, **more: Any) -> Supply:
+    return Supply(owner="site", source="disk:hepix", settings=("site.yaml", text), digest="d", **more)
+
+
 def test_what_owners_supplied_is_heard_with_their_own_voices() -> None:
-    site = Supply(owner="site", source="disk:hepix", trust="channel", settings=("site.yaml", "user: {profile: root}"))
+    by_disk = site_supply("user: {profile: root}", trust="channel")
     user = Supply(owner="user", source="disk:hepix", settings=("user.yaml", "disk: {eject: yes}"))
-    settings, problems = hear(
-        said("image", "preset: hepix2012\nuser: {profile: unprivileged}"), {"site": site, "user": user}
-    )
-    assert (settings["user.profile"], settings["disk.eject"], problems) == ("root", False, ())
-    by_network = site.replace(trust="signed")
-    settings, _ = hear(
-        said("image", "preset: hepix2012\nuser: {profile: unprivileged}"), {"site": by_network, "user": None}
-    )
-    assert settings["user.profile"] == "unprivileged"
+    heard = hear(said("image", IMAGE), {"site": by_disk, "user": user})
+    assert (heard.settings["user.profile"], heard.settings["disk.eject"], heard.problems) == ("root", False, ())
+    by_network = hear(said("image", IMAGE), {"site": by_disk.replace(trust="signed"), "user": None}, heard.layers)
+    assert by_network.settings["user.profile"] == "unprivileged"
+
+
+def test_what_was_heard_before_is_not_parsed_again() -> None:
+    supply = site_supply("caps: {ratio: 7}\naccess: {root_keys: [x]}")
+    first = hear(said("image", ""), {"site": supply})
+    again = hear(said("image", ""), {"site": supply.replace(settings=("site.yaml", "not parsed: ["))}, first.layers)
+    assert (again.settings["caps.ratio"], again.settings["access.root_keys"]) == (7, ("x",))
+    assert again.layers == first.layers
+    other = hear(said("image", ""), {"site": site_supply("caps: {ratio: 6}").replace(digest="e")}, first.layers)
+    assert other.settings["caps.ratio"] == 6
 
 
 def test_a_settings_file_that_is_invalid_is_left_out_and_all_of_it_is_told() -> None:
     text = "caps: {members: x, ratio: 1}\naccess: {root_keys: 7}"
-    settings, problems = hear(
-        Layer(voice="image"), {"site": Supply(owner="site", source="x", settings=("site.yaml", text))}
-    )
-    assert settings["caps.ratio"] == 200
-    assert [(each.reason, each.path, each.line) for each in problems] == [
+    heard = hear(Layer(voice="image"), {"site": site_supply(text)})
+    assert (heard.settings["caps.ratio"], heard.layers) == (200, {})
+    assert [(each.reason, each.path, each.line) for each in heard.problems] == [
         ("invalid-site-settings", "site.yaml", 1),
         ("invalid-site-settings", "site.yaml", 2),
     ]
