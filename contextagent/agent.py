@@ -148,7 +148,20 @@ def _judged(host: Host, known: State, finding: Finding) -> State:
     known = known.replace(
         ids=identity.ids, phases={}, reports=(), errors=(), supplies=supplies, verdicts=finding.verdicts
     )
-    return _with(known, warnings=(*finding.warnings, *_cloud_init(host, supplies.get("user"))))
+    kept = [problem for supply in supplies.values() if supply for problem in _kept(supply)]
+    return _with(known, warnings=(*finding.warnings, *kept, *_cloud_init(host, supplies.get("user"))))
+
+
+def _kept(supply: Supply) -> list[Problem]:
+    """Return one warning for each payload that nothing here runs, so that nobody waits for it."""
+    why = {"for-the-pilot": "it is for the pilot", "for-amiconfig": "it is for amiconfig"}
+    return [
+        Problem(
+            reason=kept.reason,
+            message=f"cannot run '{kept.name}': {why.get(kept.reason, 'no form of user data that is known')}, keeping it",
+        )
+        for kept in supply.kept
+    ]
 
 
 def _cloud_init(host: Host, user: Supply | None) -> tuple[Problem, ...]:

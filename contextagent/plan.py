@@ -7,13 +7,13 @@ word is the last one before the payload starts; site before user when the machin
 from __future__ import annotations
 
 from contextagent.digests import sha512_hex
-from contextagent.model import OWNERS, PHASES, Plan, Step, Value
+from contextagent.model import OWNERS, PHASES, PlacedFile, Plan, Step, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from contextagent.model import Frequency, LoginKey, Owner, Phase, PlacedFile, Profile, Script, Supply
+    from contextagent.model import Frequency, Kept, LoginKey, Owner, Phase, Profile, Script, Supply
     from contextagent.policy.settings import Settings
 
 
@@ -149,7 +149,7 @@ def _skip(  # each argument is one ground for skipping
 def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[Step]:
     """Return the steps that put an owner's files and keys in place, before its first script of the boot."""
     profile = profile_of(supply.owner, situation.settings, is_caller=situation.is_caller)
-    for placed in supply.files:
+    for placed in (*supply.files, *(_place_of(kept, supply.owner) for kept in supply.kept if kept.name[0] == "/")):
         yield _file_step(placed, phase, profile, situation)
     for account, lines in _keys_by_account(supply, situation.settings):
         sha512 = sha512_hex("\n".join(lines).encode())
@@ -167,6 +167,18 @@ def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[
             target=account,
             lines=lines,
         )
+
+
+def _place_of(kept: Kept, owner: Owner) -> PlacedFile:
+    """Return a kept payload that another program (amiconfig) looks for at a place of its own, as a file to place."""
+    return PlacedFile(
+        owner=owner,
+        target=kept.name,
+        sha512=kept.sha512,
+        size_bytes=kept.size_bytes,
+        mode=0o600,
+        content=kept.content,
+    )
 
 
 def _file_step(placed: PlacedFile, phase: Phase, profile: Profile, situation: Situation) -> Step:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
             """Return what the data offers; raises BrokenSourceError where it is unusable."""
 
 
+_PARSERS = (
+    (b"#cloud-config", ("yaml",)),
+    (b"Content-", ("email.parser", "email.policy", "email.iterators", "email.message", "quopri")),
+    (b"<", ("xml.parsers.expat",)),
+)
+"""What a form is recognised by somewhere in the data, and the modules that parse it; packed data may hold any."""
 FORMS = ("script", "glideinwms", "tar", "gzip", "mime", "cloud-config", "amiconfig", "nimbus", "vac", "other")
 """In the order in which they are tried; the last one takes everything."""
 
@@ -116,6 +122,19 @@ def decoded(data: bytes, encoding: str) -> bytes:
     except Error as error:
         message = f"cannot read 'user-data': it is not base64: {str(error).lower()}"
         raise BrokenSourceError(message, reason="bad-base64") from error
+
+
+def prepare(data: bytes) -> None:
+    """Import what reading this data may need: whoever reads it with few rights can't import any more then."""
+    from contextagent.thirdparty import load  # noqa: PLC0415  # only user data that must be parsed comes here
+
+    for name in FORMS:
+        _form(name)
+    is_packed = data[:2] == b"\x1f\x8b" or b"\0" in data[:512] or b"base64" in data
+    for mark, names in _PARSERS:
+        if is_packed or mark in data:
+            for name in names:
+                load(name)
 
 
 def _form(name: str) -> Form:

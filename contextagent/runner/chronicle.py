@@ -44,6 +44,16 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
             bytes=_bytes(supply) if supply and is_found else 0,
             sha512=supply.digest if supply and is_found else "",
         )
+        for kept in supply.kept if supply and is_found else ():
+            journal.record(
+                "refuse",
+                is_durable=False,
+                id=f"{verdict.owner}/{kept.name}",
+                owner=verdict.owner,
+                result="kept",
+                reason=kept.reason,
+                digest=kept.sha512,
+            )
     journal.sync()
 
 

@@ -8,6 +8,7 @@ import os
 from contextagent.digests import new_sha512
 from contextagent.errors import ContextAgentError
 from contextagent.host import supervised
+from contextagent.host.files import NEW, random_name
 from contextagent.model import Ending, Value
 from contextagent.runner.capture import Capture
 
@@ -24,6 +25,7 @@ KILL_S = 15.0
 """For the supervisor to kill the tree and say so; then it is killed itself."""
 SHELL = "/bin/sh"
 LENT = "/run/contextagent/scripts"
+"""Where copies for the unprivileged account stand, since it can't read the agent's own state."""
 _SHEBANG_BYTES = 256
 """What the kernel itself reads of a script since Linux 5.1."""
 _MAX_SCRIPT_BYTES = 1 << 40
@@ -214,11 +216,15 @@ def _lend(host: Host, script: str, account: Account) -> str:
     Raises:
         CannotWriteError: It could not be copied.
     """
-    folder = f"{LENT}/{os.urandom(8).hex()}"
-    host.files.make_folder(LENT, 0o711)
-    host.files.make_folder(folder, 0o710, gid=account.gid)
+    folder = f"{LENT}/{random_name(NEW)}"  # so that the next run sweeps up what a killed one leaves
     copy = f"{folder}/{os.path.basename(script)}"
-    host.files.create(copy, host.files.chunks(script, max_bytes=_MAX_SCRIPT_BYTES), mode=0o440, gid=account.gid)
+    host.files.make_folder(LENT, 0o711)
+    try:
+        host.files.make_folder(folder, 0o710, gid=account.gid)
+        host.files.create(copy, host.files.chunks(script, max_bytes=_MAX_SCRIPT_BYTES), mode=0o440, gid=account.gid)
+    except ContextAgentError:
+        host.files.remove(folder)
+        raise
     return copy
 
 

@@ -68,7 +68,13 @@ def instance_folder(instance_id: str) -> str:
 
 def own_folders(instance_id: str) -> tuple[str, ...]:
     """Return the folders in which the agent leaves something unfinished when it is killed."""
-    return ("/run/contextagent", HOME, INSTANCES, *((instance_folder(instance_id),) if instance_id else ()))
+    return (
+        "/run/contextagent",
+        "/run/contextagent/scripts",
+        HOME,
+        INSTANCES,
+        *((instance_folder(instance_id),) if instance_id else ()),
+    )
 
 
 def known_instance(host: Host) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import random_name
-from contextagent.thirdparty import load
 from contextagent.model import Offer, Problem, Reading
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.userdata import prepare, read_user_data
@@ -76,7 +75,7 @@ class Unfolded:
                 said = {"broken": str(error), "reason": error.reason}
             channel.send(jsontext.dumps(said).encode())
 
-        child = self._host.confined(serve, timeout_s=_TIMEOUT_S, prepare=lambda: prepare(data, load))
+        child = self._host.confined(serve, timeout_s=_TIMEOUT_S, prepare=lambda: prepare(data))
         try:
             answer: dict[str, Any] = jsontext.loads(child.ask(data))
         finally:
@@ -90,14 +89,14 @@ class Unfolded:
         import io  # noqa: PLC0415  # only bundles come here
 
         from contextagent.payloads.bundle import check, extract  # noqa: PLC0415  # see above
-        from contextagent.payloads.native import native_offers, native_root  # noqa: PLC0415  # see above
+        from contextagent.payloads.native import native_offers, top_folder  # noqa: PLC0415  # see above
         from contextagent.sources.media import FolderMedium  # noqa: PLC0415  # see above
 
         self._asked(bundle, lambda foreign: {"members": len(check(io.BytesIO(foreign), self._caps))})
         try:
             extract(io.BytesIO(bundle), self._folder, self._caps)
             self.medium = FolderMedium(self._folder, "user data")
-            said = native_offers(self.medium, native_root(self.medium.folder("")), "user")
+            said = native_offers(self.medium, top_folder(self.medium), "user")
         except BaseException:
             self.close()
             raise

@@ -227,6 +227,16 @@ def test_a_file_is_placed_traced_and_only_once_where_it_is_the_users(stand: Stan
     assert [record["reason"] for record in stand.events("refuse")] == ["not-the-users"]
 
 
+def test_a_kept_payload_is_the_agents_own_to_place_and_a_users_file_is_not(stand: Stand) -> None:
+    stand.host.files.create(f"{instance_folder('i')}/context/kept-user/000", (b"x",))
+    target = "/var/lib/amiconfig/2007-12-15/user-data"
+    kept = stand.file_step(target, owner="user", content="context/kept-user/000", mode=0o600)
+    assert not stand.phase(kept).problems
+    assert os.stat(stand.host.files.real(target)).st_mode & 0o777 == 0o600
+    work = stand.phase(stand.file_step("/var/lib/amiconfig/evil", owner="user"))
+    assert [problem.reason for problem in work.problems] == ["not-the-users"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a link of another account needs root")
 def test_a_path_through_a_link_that_root_did_not_make_is_refused(stand: Stand) -> None:
     stand.host.files.link("/srv/link", "/etc")

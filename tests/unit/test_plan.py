@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextagent.model import LoginKey, PlacedFile, Script, Supply
+from contextagent.model import Kept, LoginKey, PlacedFile, Script, Supply
 from contextagent.plan import Situation, make_plan
 from contextagent.policy.layer import Layer, Setting
 from contextagent.policy.settings import merge
@@ -94,6 +94,16 @@ def test_files_and_keys_go_before_the_owners_first_script_of_the_boot() -> None:
     late = make_plan("post-network", both(site, None), situation(late=("site",))).steps
     assert [step.kind for step in late] == ["file", "account", "script"]
     assert not make_plan("pre-network", both(site, None), situation(late=("site",))).steps
+
+
+def test_a_payload_for_another_program_is_placed_where_that_one_looks_for_it() -> None:
+    places = ("/var/lib/amiconfig/2007-12-15/user-data", "part-001")
+    kept = tuple(
+        Kept(name=name, sha512="", size_bytes=1, content=f"context/kept-user/{name}", reason="") for name in places
+    )
+    user = Supply(owner="user", source="disk:nocloud", kept=kept)
+    steps = make_plan("pre-network", both(None, user), situation()).steps
+    assert [(step.kind, step.target, step.mode) for step in steps] == [("file", places[0], 0o600)]
 
 
 def test_a_users_keys_go_to_the_users_account_whatever_account_they_ask_for() -> None:

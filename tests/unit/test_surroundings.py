@@ -11,7 +11,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.accounts import Account
 from contextagent.host.rights import as_account
-from contextagent.model import LoginKey, Problem, Script, Step, Supply, Verdict
+from contextagent.model import Kept, LoginKey, Problem, Script, Step, Supply, Verdict
 from contextagent.plan import profile_of
 from contextagent.policy.layer import Layer
 from contextagent.policy.settings import merge
@@ -246,11 +246,14 @@ def test_the_status_names_sources_phases_and_scripts_and_cloud_init(host: Host) 
 
 def test_a_boot_is_recorded_once_and_each_search_with_its_verdicts(host: Host) -> None:
     journal = Journal.open(host, instance_id="i")
-    known = state(verdicts=(verdict("site", "found"), verdict("user", "absent")))
+    kept = (Kept(name="user-data", sha512="5" * 128, size_bytes=0, content="c", reason="unknown-form"),)
+    supplies = {"site": supply("site", kept=kept), "user": None}
+    known = state(supplies=supplies, verdicts=(verdict("site", "found"), verdict("user", "absent")))
     for _ in range(2):
         chronicle.begin(host, journal, known, Layer(voice="image"))
     records = list(journal.events())
-    assert [record["ev"] for record in records] == ["boot", "source", "source", "source", "source"]
-    assert (records[1]["bytes"], records[2]["bytes"]) == (3, 0)
+    assert [record["ev"] for record in records] == ["boot", *("source", "refuse", "source") * 2]
+    assert (records[1]["bytes"], records[3]["bytes"]) == (3, 0)
+    assert records[2]["result"] == "kept"
     assert records[0]["agent_sha512"] == chronicle.agent_sha512()
     journal.close()
