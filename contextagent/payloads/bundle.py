@@ -37,7 +37,7 @@ _REFUSED_TYPES = {
     b"6": "fifo",
     GNUTYPE_SPARSE: "sparse",
 }
-_RULES = {
+RULES = {
     "absolute-path": "its path is absolute",
     "ambiguous-header": "its name or size is given twice",
     "bad-checksum": "its header is damaged",
@@ -128,8 +128,8 @@ def check(source: BinaryIO, caps: Caps) -> tuple[Member, ...]:
 
 def _refusal(member: str, reason: str) -> BrokenSourceError:
     shown = ascii(member[:200])[1:-1]
-    problem = Problem(reason=reason, message=_RULES[reason], path=shown)
-    return BrokenSourceError(f"cannot unpack '{shown}': {_RULES[reason]}", reason=reason, problems=(problem,))
+    problem = Problem(reason=reason, message=RULES[reason], path=shown)
+    return BrokenSourceError(f"cannot unpack '{shown}': {RULES[reason]}", reason=reason, problems=(problem,))
 
 
 class _Archive:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 MAX_BYTES = 1 << 20
+MAX_DEPTH = 64
 KEYS = ("bootcmd", "runcmd", "write_files", "ssh_authorized_keys")
 """What is done; every other key is named in one warning."""
 
@@ -47,27 +48,68 @@ def read(data: bytes, place: Place) -> Reading:
 
 
 def _parsed(data: bytes, place: Place) -> dict[str, Any]:
-    """Return the mapping, every scalar as the text that a person wrote (`0644`, `yes`)."""
-    if len(data) > MAX_BYTES:
-        raise place.broken("too-large", f"a cloud-config is larger than {MAX_BYTES >> 20} MiB")
+    """Return the mapping, every scalar as the text that a person wrote (`0644`, `yes`), `!!binary` as its bytes."""
     from contextagent.thirdparty import load  # noqa: PLC0415  # only this form pays for YAML
 
+    if len(data) > MAX_BYTES:
+        raise place.broken("too-large", f"a cloud-config is larger than {MAX_BYTES >> 20} MiB")
     yaml = load("yaml")
+    tree = _Tree(place)
     try:
-        # BaseLoader makes texts, lists and mappings only, so a `0644` or `yes` is what a person wrote
-        found = yaml.load(data, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+        for event in yaml.parse(data, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
+            tree.take(type(event).__name__, event)
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise place.broken("bad-yaml", f"{where}{error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise place.broken("bad-yaml", "it is not text in UTF-8") from error
-    except (RecursionError, TypeError) as error:
-        raise place.broken("bad-yaml", "it is nested too deeply, or a key is no text") from error
-    if found in ("", None):
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise place.broken("bad-yaml", "it is not text in UTF-8, or has an escape for nothing") from error
+    found = tree.documents[0] if tree.documents else ""
+    if found == "":
         return {}
-    if not isinstance(found, dict):
-        raise place.broken("bad-yaml", "it is no mapping of keys to values")
+    if not isinstance(found, dict) or len(tree.documents) > 1:
+        raise place.broken("bad-yaml", "it is not one mapping of keys to values")
     return found
+
+
+class _Tree:
+    """Values made from YAML's events, one by one: the library's own way there overflows the stack of deep texts."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._open: list[tuple[str, list[Any]]] = []
+        self._anchors: dict[str, Any] = {}
+        self.documents: list[Any] = []
+
+    def take(self, kind: str, event: Any) -> None:  # noqa: ANN401  # a yaml.Event, not imported
+        """Take the next event.
+
+        Raises:
+            BrokenSourceError: It is nested too deeply, a key is no text, or an alias names nothing.
+        """
+        if kind in ("SequenceStartEvent", "MappingStartEvent"):
+            self._open.append((event.anchor, []))
+            if len(self._open) > MAX_DEPTH:
+                raise self._place.broken("bad-yaml", f"it is nested more than {MAX_DEPTH} levels deep")
+        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, children = self._open.pop()
+            self._add(children if kind == "SequenceEndEvent" else self._mapping(children), anchor)
+        elif kind == "ScalarEvent":
+            is_binary = event.tag == "tag:yaml.org,2002:binary"
+            self._add(decoded(event.value.encode(), "base64") if is_binary else event.value, event.anchor)
+        elif kind == "AliasEvent":
+            if event.anchor not in self._anchors:
+                raise self._place.broken("bad-yaml", f"an alias of nothing: '*{event.anchor[:40]}'")
+            self._add(self._anchors[event.anchor], None)
+
+    def _add(self, value: object, anchor: str | None) -> None:
+        if anchor is not None:
+            self._anchors[anchor] = value
+        (self._open[-1][1] if self._open else self.documents).append(value)
+
+    def _mapping(self, children: list[Any]) -> dict[str, Any]:
+        if not all(isinstance(key, str) for key in children[::2]):
+            raise self._place.broken("bad-yaml", "a key is no text")
+        return dict(zip(children[::2], children[1::2], strict=True))
 
 
 class _CloudConfig:
@@ -121,7 +163,7 @@ class _CloudConfig:
         if not isinstance(entry, dict):
             self._warn("bad-value", f"{what} is no mapping, ignoring it")
             return
-        target, content = _text(entry, "path"), _text(entry, "content")
+        target, content = _text(entry, "path"), entry.get("content")
         if cause := target_problem(target):
             self._warn("bad-target", f"{what}: path: {cause}, ignoring it")
         elif _text(entry, "append").lower() in ("true", "yes", "on"):
@@ -130,20 +172,22 @@ class _CloudConfig:
             if unknown := [key[:40] for key in entry if key not in _FILE_KEYS]:
                 self._warn("unsupported-key", f"{what}: this agent does not do {', '.join(unknown)}, ignoring them")
             try:
-                data = self._file_content(content, _text(entry, "encoding").lower())
+                data = (
+                    content if isinstance(content, bytes) else _text(entry, "content").encode("utf-8", "surrogatepass")
+                )
+                data = self._unpacked(data, _text(entry, "encoding").lower())
             except BrokenSourceError as error:
                 self._warn(error.reason, f"{what}: {error}, ignoring it")
                 return
             mode = self._mode(_text(entry, "permissions"), what)
             self._offers.append(Offer(owner="user", role="file", name=target, data=data, mode=mode))
 
-    def _file_content(self, content: str, encoding: str) -> bytes:
+    def _unpacked(self, data: bytes, encoding: str) -> bytes:
         """Return a file's bytes.
 
         Raises:
             BrokenSourceError: They are not in the encoding, or past the caps.
         """
-        data = content.encode("utf-8", "surrogatepass")
         layers = _ENCODINGS.get(encoding)
         if layers is None:
             raise self._place.broken("bad-encoding", f"no encoding '{encoding[:40]}' is known")

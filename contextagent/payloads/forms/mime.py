@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 MAX_HEADER_BYTES = 64 << 10
+MAX_BYTES = 4 << 20
 MAX_DEPTH = 8
+MAX_NAMED = 32
+"""How often `multipart/` may stand in a message: the library compares each line with every open multipart's boundary."""
 _RUN_TYPES = ("text/x-shellscript", "text/cloud-boothook", "text/cloud-config")
 _FATAL = {"NoBoundaryInMultipartDefect", "StartBoundaryNotFoundDefect"}
 _BOOTHOOK_LINE = b"#cloud-boothook"
@@ -87,10 +90,10 @@ class _Leaves:
         Raises:
             BrokenSourceError: It is damaged, or past a cap.
         """
-        if depth > MAX_DEPTH or len(data) > self._place.caps.member_bytes:
-            raise self._place.broken(
-                "too-deep" if depth > MAX_DEPTH else "member-too-large", "a multipart is too large"
-            )
+        if depth > MAX_DEPTH or data.lower().count(b"multipart/") > MAX_NAMED:
+            raise self._place.broken("too-deep", "it has too many multiparts inside each other")
+        if len(data) > min(MAX_BYTES, self._place.caps.member_bytes):
+            raise self._place.broken("member-too-large", "a multipart is too large")
         is_crlf = data.partition(b"\n")[0].endswith(b"\r")
         for part in self._parts(data):
             content = self._content(part, is_crlf=is_crlf)
@@ -110,10 +113,7 @@ class _Leaves:
         """Return the parts that hold no other parts."""
         from email import message_from_bytes  # noqa: PLC0415  # only multiparts pay for it
 
-        try:
-            parts = list(message_from_bytes(data).walk())
-        except RecursionError:
-            raise self._place.broken("too-deep", "it has too many multiparts inside each other") from None
+        parts = list(message_from_bytes(data).walk())
         for part in parts:
             defects = {type(defect).__name__ for defect in part.defects}
             if defects & _FATAL:

@@ -36,7 +36,7 @@ def read(data: bytes, place: Place) -> Reading:
     parser.CharacterDataHandler = reader.text
     try:
         parser.Parse(data, True)  # noqa: FBT003  # the C function knows no keywords
-    except (ExpatError, ValueError) as error:
+    except (ExpatError, ValueError, LookupError) as error:  # the latter two: an encoding that is none
         raise place.broken("bad-xml", str(error)) from error
     return Reading(
         layout="nimbus", offers=tuple(reader.offers), warnings=tuple(reader.warnings), variables_owner="user"

@@ -58,7 +58,7 @@ def _sections(data: bytes) -> tuple[dict[str, bytes], bytes]:
     current: list[bytes] | None = None
     for line in data.lstrip().splitlines(keepends=True):
         words = line.split()
-        if line.startswith(b"#!") and b"sh" in words[0] + b"".join(words[:-1]) and words[-1] in (b"before", b"after"):
+        if line.startswith(b"#!") and b"sh" in line and words[-1] in (b"before", b"after"):
             current = found.setdefault(words[-1].decode(), [])
             current.append(b" ".join(words[:-1]) + b"\n")
         elif current is None:
