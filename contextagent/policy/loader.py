@@ -6,7 +6,7 @@ from contextagent.errors import InvalidInputError
 from contextagent.model import OWNERS, PHASES, Problem
 from contextagent.policy.kinds import convert, shown
 from contextagent.policy.layer import Layer, Setting
-from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, row_name, script_id_of
+from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, is_script_of, row_name
 from contextagent.policy.yamltext import Node, read_json, read_yaml
 
 TYPE_CHECKING = False
@@ -131,7 +131,7 @@ class _Reader:
     def _may_set(self, key: Key) -> bool:
         rule = key.rule(self._voice)
         if rule == "/":
-            return script_id_of(key.name).startswith("user/" if self._voice == "user" else "site/")
+            return is_script_of(key.name, "user" if self._voice == "user" else "site")
         return rule is not None
 
     def _unknown(self, name: Node, dotted: str, hint: str) -> None:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from contextagent.model import Voice
+    from contextagent.model import Owner, Voice
 
     Type = tuple[Any, ...]
 
@@ -257,9 +257,17 @@ def script_key(script_id: str, field: str) -> str:
     return f"scripts.{script_id}.{field}"
 
 
-def script_id_of(name: str) -> str:
-    """Return the script's id in the dotted key of a field of its section."""
-    return name[len("scripts.") :].rpartition(".")[0]
+def split_script_key(name: str) -> tuple[str, str] | None:
+    """Return script id and field of a dotted key; None where it is no key of a script's section."""
+    if not name.startswith("scripts."):
+        return None
+    script_id, _, field = name[len("scripts.") :].rpartition(".")
+    return script_id, field
+
+
+def is_script_of(name: str, owner: Owner) -> bool:
+    """Whether a dotted key is in the section of a script of that owner."""
+    return name.startswith(f"scripts.{owner}/")
 
 
 def describe(kind: Type) -> str:

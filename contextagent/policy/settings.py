@@ -9,7 +9,7 @@ from contextagent.model import Limits, Problem, Value
 from contextagent.policy.imagefile import load_image_policy
 from contextagent.policy.layer import Layer, Setting
 from contextagent.policy.presets import PRESETS
-from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, script_id_of, script_key
+from contextagent.policy.schema import OPEN_SECTIONS, ROWS, find, is_script_of, script_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ class _Merging:
                 return ""
 
     def _script_refusal(self, key: Key, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
-        owner = "user" if layer.voice == "user" else "site"
-        if not script_id_of(key.name).startswith(f"{owner}/"):
+        owner: Owner = "user" if layer.voice == "user" else "site"
+        if not is_script_of(key.name, owner):
             return f"it is not the {owner}'s script"
         is_limit = key.type[0] != "words"
         is_bounded = key.name in above or (owner == "user" and is_limit)

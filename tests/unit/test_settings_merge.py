@@ -186,6 +186,8 @@ def test_a_user_may_only_tighten_the_limits_but_chooses_how_often_its_script_run
     assert told(greedy) == [
         f"u:1: cannot set 'scripts.{USER}.wall_s' to 601: only tighter than 600 (default) is allowed, ignoring it"
     ]
+    bounded = merged(f"scripts: {{{USER}: {{cpu_s: 9}}}}", "", f"scripts: {{{USER}: {{cpu_s: none}}}}")
+    assert bounded.script_limits(USER, "user").cpu_s == 9
     raised = merged(f"scripts: {{{USER}: {{wall_s: 9000}}}}", "", f"scripts: {{{USER}: {{wall_s: 8000}}}}")
     assert raised.script_limits(USER, "user").wall_s == 8000
 
