@@ -279,8 +279,14 @@ static void wake(int number)
 static void arrange_descriptors(const struct order *o)
 {
     /* first out of the way of each other: the agent's own 0 to 4 may be any of them */
-    int out = fcntl(o->out, F_DUPFD, 16), status = fcntl(o->status, F_DUPFD, 16), control = fcntl(o->control, F_DUPFD, 16);
-    int null = open("/dev/null", O_RDWR);
+    int out = fcntl(o->out, F_DUPFD, FIRST_FREE_FD), status = fcntl(o->status, F_DUPFD, FIRST_FREE_FD);
+    int control = fcntl(o->control, F_DUPFD, FIRST_FREE_FD), null = open("/dev/null", O_RDWR);
+    if (out < 0 || status < 0 || control < 0 || null < 0) {
+        int cause = errno;
+        dup2(o->status, STATUS_FD);
+        tell("fail %d f\n", cause);
+        _exit(1);
+    }
     dup2(null, 0);
     dup2(out, 1);
     dup2(out, 2);

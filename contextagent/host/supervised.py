@@ -110,15 +110,15 @@ class Supervised:
         self._command(b"K")
 
     def close(self) -> None:
-        """Let go of the script; a supervisor that is still there (stopped, or waiting for the unkillable) is killed."""
+        """Let go of the script; one that still runs is killed with its tree, by its supervisor if that still can."""
         if self._held >= 0:
             os.set_blocking(self._held, False)
             os.close(self._held)
         for fd in (self._output, self._status, self._control):
             os.close(fd)
-        if not self.is_over:
+        if not self._has_gone():
             os.kill(self._pid, _SIGKILL)
-        self._collect()
+            self._has_gone()
         if self.result is None and not self.has_own_pids:
             self._kill_session()
 
@@ -180,12 +180,15 @@ class Supervised:
             return True
         return True
 
-    def _collect(self) -> None:
-        """Reap the supervisor, which takes its PID namespace with it; one that the kernel can't end is left behind."""
+    def _has_gone(self) -> bool:
+        """Reap the supervisor, which takes its PID namespace with it; return whether it could be had in time."""
         end_s = time.monotonic() + _GONE_S
         # one that has said its last word has nothing left to wait for
-        while not os.waitpid(self._pid, os.WNOHANG if self.result is None else 0)[0] and time.monotonic() < end_s:
+        while not os.waitpid(self._pid, os.WNOHANG if self.result is None else 0)[0]:
+            if time.monotonic() >= end_s:
+                return False
             time.sleep(0.01)
+        return True
 
     def _kill_session(self) -> None:
         """Without a supervisor only the session is still known; what forks meanwhile is met in the next pass."""
