@@ -155,10 +155,11 @@ def _judged(host: Host, known: State, finding: Finding) -> State:
 def _kept(supply: Supply) -> list[Problem]:
     """Return one warning for each payload that nothing here runs, so that nobody waits for it."""
     why = {"for-the-pilot": "it is for the pilot", "for-amiconfig": "it is for amiconfig"}
+    unknown = "no form of user data that is known"
     return [
         Problem(
             reason=kept.reason,
-            message=f"cannot run '{kept.name}': {why.get(kept.reason, 'no form of user data that is known')}, keeping it",
+            message=f"cannot run '{kept.name}': {why.get(kept.reason, unknown)}, keeping it",
         )
         for kept in supply.kept
     ]

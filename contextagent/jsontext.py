@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 
 try:
     from _json import encode_basestring_ascii, make_scanner  # CPython's accelerator
-except ImportError:  # pragma: no cover - an interpreter without the accelerator
+except ImportError:  # pragma: no cover  # an interpreter without the accelerator
     from json.encoder import encode_basestring_ascii
     from json.scanner import make_scanner
-
-MAX_DEPTH = 64
 
 
 def dumps(value: object, *, indent: int = 0) -> str:

@@ -11,7 +11,6 @@ from contextagent.digests import new_sha512, sha256_hex
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value
-from contextagent.payloads.keys import read_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,6 +219,8 @@ class _Made:
             case "feature":
                 self._features[offer.name] = _whole(offer, medium).decode("utf-8", "replace").strip()
             case "key":
+                from contextagent.payloads.keys import read_keys  # noqa: PLC0415  # most contexts bring no keys
+
                 text = _whole(offer, medium).decode("utf-8", "surrogateescape")
                 lines, problems = read_keys(text, offer.path or f"the {self._owner}'s keys")
                 self._keys += [LoginKey(owner=offer.owner, account=offer.name, line=line) for line in lines]
