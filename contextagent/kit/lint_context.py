@@ -9,7 +9,7 @@ from contextagent.kit.lint_script import ScriptFile, check_script
 from contextagent.kit.lint_secrets import find_secrets
 from contextagent.kit.lint_settings import as_findings, check_script_ids, check_settings
 from contextagent.model import Offer, Problem
-from contextagent.payloads.native import is_native, native_offers, native_root
+from contextagent.payloads.native import is_native, native_offers, top_folder
 from contextagent.payloads.stream import GZIP_MAGIC
 from contextagent.payloads.variables import parse_variables
 from contextagent.policy.settings import merge
@@ -150,7 +150,7 @@ class Context:
 
     def _bundle_folder(self, medium: NamedMedium) -> list[Folder]:
         """Return the bundle's own folder; a bundle with the user's settings file is a user's."""
-        folder = native_root(medium.folder(""))
+        folder = top_folder(medium)
         names = {entry.name for entry in medium.folder(folder)}
         is_users = names & {"user.yaml", "user.json"} and not names & {"site.yaml", "site.json"}
         return [(folder, "user" if is_users else "site", ())] if is_native(medium.folder(folder)) else []
