@@ -29,7 +29,7 @@ def functions(text: str) -> Iterator[tuple[str, int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             end = node.end_lineno or node.lineno
-            docstring = len(ast.get_docstring(node, clean=False).splitlines()) if ast.get_docstring(node) else 0
+            docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
             yield node.name, end - node.lineno + 1 - docstring, "\n".join(text.splitlines()[node.lineno - 1 : end])
 
 
