@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Layer", "Setting", "Settings", "hear", "load_image_policy", "load_material", "merge", "shown"]
 
-NOT_YET = {"user.profile": "guarded", "site.profile": "guarded"}
+NOT_YET = (("user.profile", "guarded"), ("site.profile", "guarded"))
 """Values that have no effect yet, of keys that have one."""
 
 
@@ -222,7 +222,7 @@ class _Merging:
 
     def _refusal(self, key: Key, rule: str, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
         """Return why a value does not hold, or nothing."""
-        if NOT_YET.get(key.name) == said.value:
+        if (key.name, said.value) in NOT_YET:
             return "not yet supported"
         bound = self._view[key.name]
         origin = self._view.origin(key.name).text()
@@ -258,7 +258,7 @@ class _Merging:
         if profile is None or _is_within(profile, chosen, ceiling):
             return
         origin = self._view.origin("user.profile")
-        lowered = "unprivileged" if ceiling == NOT_YET["user.profile"] else ceiling
+        lowered = "unprivileged" if ("user.profile", ceiling) in NOT_YET else ceiling
         self._spoken["user.profile"] = (Setting(value=lowered, path=origin.path, line=origin.line), "image")
         where = self._view.origin("user.ceiling").text()
         message = f"cannot set 'user.profile' to {chosen}: 'user.ceiling' is {ceiling} ({where}), using {lowered}"

@@ -83,6 +83,7 @@ def test_an_end_may_only_come_earlier_voice_by_voice() -> None:
         merged("", "lifetime: {shutdowntime: 2000}", "lifetime: {shutdowntime: 3000}")["lifetime.shutdowntime"] == 2000
     )
     assert merged("lifetime: {shutdowntime: 9}", "lifetime: {shutdowntime: none}")["lifetime.shutdowntime"] == 9
+    assert merged("", "lifetime: {shutdowntime: none}")["lifetime.shutdowntime"] is None
 
 
 def test_a_site_by_disk_may_only_be_stricter_about_signatures() -> None:
@@ -188,6 +189,9 @@ def test_a_user_may_only_tighten_the_limits_but_chooses_how_often_its_script_run
     ]
     bounded = merged(f"scripts: {{{USER}: {{cpu_s: 9}}}}", "", f"scripts: {{{USER}: {{cpu_s: none}}}}")
     assert bounded.script_limits(USER, "user").cpu_s == 9
+    assert told(bounded) == [
+        f"u:1: cannot set 'scripts.{USER}.cpu_s' to none: only tighter than 9 (image i:1) is allowed, ignoring it"
+    ]
     raised = merged(f"scripts: {{{USER}: {{wall_s: 9000}}}}", "", f"scripts: {{{USER}: {{wall_s: 8000}}}}")
     assert raised.script_limits(USER, "user").wall_s == 8000
 
