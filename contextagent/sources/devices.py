@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from contextagent.host import Host
+    from contextagent.host.mounts import DriveStatus
 
     DiskKind = Literal["iso9660", "vfat", "folder", ""]
 
@@ -29,7 +30,6 @@ _LETTERED = ("xvd", "vd", "hd", "sd")
 _SECTOR = 2048
 _BOOT_BYTES = 512
 _NO_DISC = (errno.ENOMEDIUM, errno.ENXIO, errno.ENOENT)
-_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Disk(Value):
@@ -80,9 +80,12 @@ def find_disks(host: Host) -> tuple[Disk, ...]:
 def _device(host: Host, name: str, end_ns: int) -> Disk | None:
     path = host.files.real(f"/dev/{name}")
     is_rom = is_rom_type(host, name)
-    if is_rom and not _is_ready(host, path, end_ns):
+    status = _status(host, path, end_ns) if is_rom else "ok"
+    if status == "not-ready":
         fault = f"not-ready: cannot read '{name}': the drive was not ready in {DRIVE_S:.0f} s"
         return Disk(name=name, path=path, is_rom=True, fault=fault)
+    if status in ("no-disc", "tray-open"):
+        return None
     try:
         return probe(path, name, is_rom=is_rom)
     except OSError as error:
@@ -120,7 +123,8 @@ def probe(path: str, name: str, *, is_rom: bool) -> Disk | None:
     Raises:
         OSError: It can't be read.
     """
-    fd = os.open(path, _OPEN)
+    # not O_NONBLOCK: only a plain open has the kernel look for a changed disc
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         head = os.pread(fd, _BOOT_BYTES, 0)
         volume = os.pread(fd, _SECTOR, 16 * _SECTOR)
@@ -172,7 +176,7 @@ def named_disk(host: Host, path: str) -> Disk:
         return Disk(name=path, path=path, kind="folder", is_rom=True)
     fault = f"not-a-disk: cannot read '{path}': it is no ISO9660 or VFAT disk and no folder"
     if stat_bits.S_ISBLK(mode) or stat_bits.S_ISREG(mode):
-        _is_ready(host, path, host.mono_ns() + int(DRIVE_S * 1e9))
+        _status(host, path, host.mono_ns() + int(DRIVE_S * 1e9))
         try:
             disk = probe(path, path, is_rom=True)
         except OSError as error:
@@ -226,13 +230,11 @@ def _rank(host: Host, name: str) -> tuple[bool, bool, int, str]:
     return not is_rom_type(host, name), not digits, int(digits or 0), name
 
 
-def _is_ready(host: Host, path: str, end_ns: int) -> bool:
-    """Return whether a drive stops saying that it is not ready before `end_ns`."""
-    while host.drive_status(path) == "not-ready":
-        if host.mono_ns() >= end_ns:
-            return False
+def _status(host: Host, path: str, end_ns: int) -> DriveStatus:
+    """Return what a drive says of its disc, once it says anything but `not-ready`, or at `end_ns`."""
+    while (status := host.drive_status(path)) == "not-ready" and host.mono_ns() < end_ns:
         time.sleep(_POLL_S)
-    return True
+    return status
 
 
 def _is_twin(disk: Disk, found: Sequence[Disk]) -> bool:

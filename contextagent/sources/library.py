@@ -55,7 +55,7 @@ class LibraryMedium(NamedMedium):
     def __init__(self, host: Host, disk: Disk) -> None:
         super().__init__(disk.name)
         try:
-            fd = os.open(disk.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise self.broken("", "read-error", error.strerror or str(error)) from error
         prepare, make = _readers(disk.kind, fd)

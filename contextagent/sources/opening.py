@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat as stat_bits
 
-from contextagent.errors import BrokenSourceError
+from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.sources.media import FolderMedium, NamedMedium
 
 TYPE_CHECKING = False
@@ -34,11 +34,12 @@ def open_disk(host: Host, disk: Disk, reader: str) -> NamedMedium:
     if disk.kind == "folder":
         return FolderMedium(disk.path, disk.name)
     refused = ""
-    if reader == "mount" and _is_device(disk.path) and (kind := disk.kind) and host.supports_filesystem(kind):
+    if reader == "mount" and disk.kind and host.supports_filesystem(disk.kind):
         try:
-            return _mounted(host, disk)
-        except OSError as error:
-            refused = f"; the kernel refused to mount it: {error.strerror or error}"
+            if stat_bits.S_ISBLK(os.stat(disk.path).st_mode):
+                return mounted(host, disk)
+        except (OSError, CannotWriteError) as error:
+            refused = f"; it could not be mounted either: {getattr(error, 'strerror', '') or error}"
     from contextagent.sources.library import LibraryMedium  # noqa: PLC0415  # a kernel that mounts needs no library
 
     try:
@@ -47,11 +48,7 @@ def open_disk(host: Host, disk: Disk, reader: str) -> NamedMedium:
         raise BrokenSourceError(f"{error}{refused}", reason=error.reason) from error
 
 
-def _is_device(path: str) -> bool:
-    return stat_bits.S_ISBLK(os.stat(path).st_mode)
-
-
-def _mounted(host: Host, disk: Disk) -> FolderMedium:
+def mounted(host: Host, disk: Disk) -> FolderMedium:
     """Return a device's files through the kernel.
 
     The mount is detached as soon as its root is open: the open root alone keeps it, so nobody else comes near it, and
@@ -59,6 +56,8 @@ def _mounted(host: Host, disk: Disk) -> FolderMedium:
 
     Raises:
         OSError: The kernel refuses.
+        CannotWriteError: There is no place to mount it.
+        BrokenSourceError: It can't be read.
     """
     _sweep(host)
     place = f"{_PLACES}/{_PREFIX}{os.getpid()}"

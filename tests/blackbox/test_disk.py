@@ -13,8 +13,9 @@ import pytest
 from contextagent.errors import UsageError
 from contextagent.host import Host
 from contextagent.policy.settings import load_material, merge
-from contextagent.sources.devices import find_disks
+from contextagent.sources.devices import Disk, find_disks
 from contextagent.sources.disk import DiskFindings, search_disks
+from contextagent.sources.opening import mounted
 from tests.machine import REPOSITORY, Machine, make_iso, make_vfat
 
 if TYPE_CHECKING:
@@ -428,3 +429,58 @@ def test_an_image_of_real_drives_is_found_by_the_program_itself(machine: Machine
         "site/stop/prolog.sh",
         "user/stop/epilog.sh",
     ]
+
+
+@pytest.fixture
+def ext2(both: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return a block device with a file system that the tests' kernel can mount."""
+    image = tmp_path / "ext2.img"
+    subprocess.run(["mkfs.ext2", "-q", "-d", str(both), str(image), "1024"], check=True)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", "--read-only", str(image)], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    yield Path(device)
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_mounted_disk_is_read_while_no_mount_is_to_be_seen(host: Host, ext2: Path) -> None:
+    # the kernel here may know no iso9660; what happens after mount(2) is the same for every file system
+    medium = mounted(host, Disk(name="disk", path=str(ext2), kind="ext2"))  # type: ignore[arg-type]
+    assert medium.read("user/epilog.sh", max_bytes=100) == SCRIPT.encode()
+    assert str(ext2) not in Path("/proc/self/mountinfo").read_text()
+    assert list(Path(host.root).glob("run/contextagent/*")) == []
+    medium.close()
+
+
+def test_what_a_killed_agent_left_mounted_is_taken_away(host: Host, ext2: Path) -> None:
+    stale = Path(host.root) / "run/contextagent/disk-4194305"  # beyond the highest process id
+    stale.mkdir(parents=True)
+    subprocess.run(["mount", "-o", "ro", str(ext2), str(stale)], check=True)
+    mounted(host, Disk(name="disk", path=str(ext2), kind="ext2")).close()  # type: ignore[arg-type]
+    assert not stale.exists()
+    assert str(stale) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_disk_that_the_kernel_does_not_mount_is_read_by_the_library(dev: Path, loop: Path) -> None:
+    class Mounting(Host):
+        """A machine whose kernel has iso9660 and refuses every mount."""
+
+        @staticmethod
+        def supports_filesystem(kind: str) -> bool:  # noqa: ARG004  # as the real one
+            return True
+
+        def mount(self, device: str, folder: str, kind: str) -> None:  # noqa: ARG002  # as the real one
+            raise PermissionError(1, "Operation not permitted")
+
+    findings = _search(Mounting(str(dev.parent)), loop)
+    assert _scripts(findings, "site") == SITES
+    findings = _search(Mounting(str(dev.parent)), loop, policy="disk:\n  reader: library")
+    assert _scripts(findings, "site") == SITES
+
+
+def test_a_drive_that_says_it_is_empty_or_open_is_left_alone(machine: Machine, both: Path) -> None:
+    (machine.root / "dev").mkdir()
+    make_iso(both, machine.root / "dev/sr0")
+    for status in ("no-disc", "tray-open"):
+        assert _verdicts(_search(HastyHost(str(machine.root), status=status)), "site") == ["absent"]
+    assert _verdicts(_search(HastyHost(str(machine.root), status="unknown")), "site") == ["found"]
