@@ -33,6 +33,7 @@ _MAX_RECEIPT_BYTES = 64 << 20
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _AGE = re.compile(r"(\d{1,9})([smhd])")
 _NOTHING: tuple[object, ...] = (None, "", [], {})
+_SCRIPT_COLUMNS = ("id", "sha512", "profile", "uid", "reason", "exit", "duration_s")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ROW = "{utc:24} {inst:36} {boot:8} {seq:>5} {ev:11} {what}"
 _SHOW_EXAMPLES = """examples:
@@ -348,11 +349,24 @@ def _written(host: Host, boot_id: str) -> dict[str, Any] | None:
 
 def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     for key, value in receipt.items():
-        if isinstance(value, list) and value:
+        if key == "scripts" and value:
+            yield "scripts:"
+            rows = [[_script_cell(script, column) for column in _SCRIPT_COLUMNS] for script in value]
+            yield from (
+                f"  {line}" for line in table([column.upper() for column in _SCRIPT_COLUMNS], rows).splitlines()
+            )
+        elif key in ("first", "last") and value:
+            yield f"{key}: record {value['seq']}, hash {printable(str(value['hash']))}"  # whole: it serves as an anchor
+        elif isinstance(value, list) and value:
             yield f"{key}:"
             yield from (f"  {_line(item)}" for item in value)
         elif value not in _NOTHING:
             yield f"{key}: {_line(value)}"
+
+
+def _script_cell(script: Mapping[str, Any], column: str) -> str:
+    value = script.get(column)
+    return "-" if value in _NOTHING else _brief(value)
 
 
 def _line(value: object) -> str:

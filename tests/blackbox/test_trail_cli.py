@@ -170,11 +170,15 @@ def test_a_receipt_is_made_from_the_trace_where_none_was_written_since(machine: 
     assert made["last"] == {"seq": 8, "hash": line_hash(lines[-1])}
     machine.put(f"{LOGS}/receipt-{BOOT}.json", json.dumps({"last": {"seq": 3, "hash": "x"}}))
     assert machine.facts("receipt") == made
-    machine.put(f"{LOGS}/receipt-{BOOT}.json", json.dumps({"last": made["last"], "trust": {"site": "channel"}}))
+    machine.put(f"{LOGS}/receipt-{BOOT}.json", json.dumps({**made, "trust": {"site": "channel"}}))
     assert machine.facts("receipt")["trust"] == {"site": "channel"}
     machine.put(f"{LOGS}/receipt-{BOOT}.json", "torn")
     assert machine.facts("receipt", "--boot", BOOT) == made
-    assert "  id=user/post-network/post-network.d/00" in machine.run("receipt").out
+    out = machine.run("receipt").out
+    assert (
+        "  user/post-network/post-network.d/00  0000000000000000  -        990  exit    0     0.25" in out.splitlines()
+    )
+    assert f"last: record 8, hash {line_hash(lines[-1])}" in out.splitlines()
 
 
 def test_a_receipt_of_a_boot_that_left_nothing_is_not_known(machine: Machine) -> None:
