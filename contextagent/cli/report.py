@@ -187,27 +187,39 @@ def run_analyze(_options: argparse.Namespace, shell: Shell) -> int:
     """
     status = _status_of(shell.host)
     rows = list(_time_rows(status))
-    facts = {"phases": status["phases"], "steps": [{"name": name, "duration_s": took} for name, took in rows]}
-    longest = max((took for _, took in rows), default=0.0) or 1.0
-    shown = [(name, f"{took:.3f} s", "#" * round(took / longest * _BAR_COLUMNS)) for name, took in rows]
-    shell.emit(facts, table(("STEP", "TOOK", ""), shown))
+    end = max((began + took for _, began, took in rows), default=0.0) or 1.0
+    facts = [{"name": name, "start_s": round(began, 3), "duration_s": took} for name, began, took in rows]
+    shown = [(name, f"{took:.3f} s", _bar(began, took, end)) for name, began, took in rows]
+    shell.emit({"phases": status["phases"], "steps": facts}, table(("STEP", "TOOK", "WHEN"), shown))
     return 0
 
 
-def _time_rows(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield (name, seconds): the search, then each phase with its scripts and what the agent itself took."""
-    searched = {each["source"]: each["duration_s"] for each in status["verdicts"]}
-    for source, took in searched.items():
-        yield f"search {source}", took
-    scripts = list(status["scripts"])
+def _bar(began_s: float, took_s: float, end_s: float) -> str:
+    """Return a stretch of time as a bar on a line that stands for the whole boot."""
+    first = min(int(began_s / end_s * _BAR_COLUMNS), _BAR_COLUMNS - 1)
+    return " " * first + "#" * max(1, round(took_s / end_s * _BAR_COLUMNS))
+
+
+def _time_rows(status: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
+    """Yield (name, seconds after the search began, seconds): the search, then each phase with its scripts in order.
+
+    What lies between the phases is the distribution's time, and left out; the agent's own comes after the scripts.
+    """
+    at_s = 0.0
+    for source, took in {each["source"]: each["duration_s"] for each in status["verdicts"]}.items():
+        yield f"search {source}", at_s, took
+        at_s += took
     for name, phase in status["phases"].items():
         if phase["duration_s"] is None:
             continue
-        mine = [each for each in scripts if each["duration_s"] is not None and _ran_in(each) == name]
-        for script in mine:
-            yield f"  {script['id']}", script["duration_s"]
-        yield f"{name} (agent's own)", max(0.0, phase["duration_s"] - sum(each["duration_s"] for each in mine))
-        yield f"{name}", phase["duration_s"]
+        yield name, at_s, phase["duration_s"]
+        began_s = at_s
+        for script in status["scripts"]:
+            if script["duration_s"] is not None and _ran_in(script) == name:
+                yield f"  {script['id']}", began_s, script["duration_s"]
+                began_s += script["duration_s"]
+        at_s += phase["duration_s"]
+        yield "  (the agent's own)", began_s, round(max(0.0, at_s - began_s), 3)
 
 
 def _ran_in(script: Mapping[str, Any]) -> str:
