@@ -288,7 +288,8 @@ class Context:
         self._note(as_findings("warning", [each for each in settings.warnings if each not in before]))
         wanted = self._layers["site"].values.get("user.profile") if "site" in self._layers else None
         profile: str = wanted.value if wanted else settings["user.profile"]
-        text = "\n".join(data.decode("utf-8", "replace") for _, _, data in self._scripts)
+        texts = dict.fromkeys((self._script_path(place, offer), data) for place, offer, data in self._scripts)
+        text = b"\n".join(data for _, data in texts).decode("utf-8", "replace")
         looked: set[tuple[str, str]] = set()
         for place, offer, data in sorted(self._scripts, key=lambda each: each[1].phase != "pre-network"):
             path = self._script_path(place, offer)

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextagent.errors import InvalidInputError, UsageError
@@ -348,3 +348,19 @@ def test_an_invalid_policy_to_judge_by_ends_the_command(host: Host, tmp_path: Pa
 @given(st.binary(max_size=300), st.sampled_from(["pre-network", "post-network"]))
 def test_no_bytes_of_a_script_make_lint_fail(host: Host, data: bytes, phase: Phase) -> None:
     _script(host, b"#!/bin/sh\n" + data, owner="user", phase=phase)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(
+        ["user-data", "x.iso", "x.tgz", "site.yaml", "user.json", "policy.yaml", "context.sh", "prolog.sh"]
+    ),
+    st.sampled_from([b"", b"#!/bin/sh\n", b"#cloud-config\n", b"\x1f\x8b", b"MIME-Version: 1.0\n", b"[amiconfig]\n"]),
+    st.binary(max_size=600),
+)
+def test_no_bytes_of_a_file_make_lint_fail(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, name: str, start: bytes, rest: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(start + rest)
+    lint(host, str(path))
