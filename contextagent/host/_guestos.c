@@ -7,6 +7,7 @@
  * child subreaper 3.4, no_new_privs 3.5, close_range 5.9) is tried, and what is not there is done without.
  *
  * The supervisor calls nothing that allocates: it is a copy of a program whose locks may be held.
+ * All of it is one file, since a static interpreter takes it in as one built-in module.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -43,7 +44,11 @@
 #define FALLOC_FL_KEEP_SIZE 1
 #endif
 
-enum { OWN_PIDS = 1, KEEP_DAEMONS = 2, OWN_ACCOUNT = 4 }; /* flags of spawn(), documented there */
+enum {
+    OWN_PIDS = 1,     /* a PID namespace is wanted; in what spawn() returns: and was had */
+    KEEP_DAEMONS = 2, /* what the script leaves behind lives on if it ends with exit code 0 */
+    OWN_ACCOUNT = 4,  /* nothing else runs as the account: without a namespace, all that does is killed at the end */
+};
 enum { STATUS_FD = 3, CONTROL_FD = 4, FIRST_FREE_FD = 5 };
 enum { MAX_LIMITS = 8, MAX_PROCESSES = 1 << 16, MAX_CAPABILITY = 63 };
 enum { SWEEP_S = 10, SWEEP_PAUSE_NS = 2000000 }; /* no bomb may hold the agent up for ever */
@@ -251,7 +256,7 @@ static void sweep(struct tree *t, const struct order *o)
         reap(t, 1, 0);
         return;
     }
-    if (t->flags & OWN_ACCOUNT)
+    if (t->flags & OWN_ACCOUNT && o->uid > 0)
         kill_account(o);
     if (t->is_subreaper && !reap(t, 1, WNOHANG))
         return; /* every descendant would have come to be a child of ours, so there is none */
@@ -331,7 +336,7 @@ static void watch(struct tree *t)
 
 static void supervise(const struct order *o)
 {
-    struct tree t = {.flags = o->flags};
+    struct tree t = {.flags = getpid() == 1 ? o->flags : o->flags & ~OWN_PIDS}; /* only process 1 may kill "all" */
     struct sigaction on_child = {.sa_handler = wake};
     for (int number = 1; number < NSIG; number++) /* all are blocked here; what Python ignores a script must not */
         signal(number, SIG_DFL);

@@ -80,14 +80,9 @@ def run_script(host: Host, job: Job) -> Ending:
 
 def _run(host: Host, job: Job) -> Ending:
     if job.profile == "guarded":
-        return Ending(
-            state="refused",
-            reason="abort",
-            exit_code=None,
-            signal=None,
-            wall_s=0.0,
-            detail=f"cannot run '{job.script}': profile 'guarded' is not yet supported",
-        )
+        return _refused(job, "profile 'guarded' is not yet supported")
+    if job.account is not None and job.account.uid == 0:
+        return _refused(job, f"account '{job.account.name}' is root")
     interpreter = _interpreter(job.script, next(host.files.chunks(job.script, max_bytes=_MAX_SCRIPT_BYTES), b""))
     script = job.script if job.account is None else _lend(host, job.script, job.account)
     try:
@@ -99,6 +94,11 @@ def _run(host: Host, job: Job) -> Ending:
     finally:
         if script != job.script:
             host.files.remove(os.path.dirname(script))
+
+
+def _refused(job: Job, cause: str) -> Ending:
+    detail = f"cannot run '{job.script}': {cause}"
+    return Ending(state="refused", reason="abort", exit_code=None, signal=None, wall_s=0.0, detail=detail)
 
 
 def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:

@@ -118,6 +118,13 @@ def test_a_guarded_script_is_refused_until_there_is_such_a_profile(stage: Stage)
     assert ending.detail == "cannot run '/state/it.sh': profile 'guarded' is not yet supported"
 
 
+def test_root_is_no_unprivileged_account(stage: Stage) -> None:
+    """A sweep of everything that runs as root would be the machine's end."""
+    job = stage.job("exit 0", profile="unprivileged").replace(account=stage.account.replace(name="root", uid=0))
+
+    assert run_script(stage.host, job).detail == "cannot run '/state/it.sh': account 'root' is root"
+
+
 def test_a_script_that_has_vanished_is_an_ending(stage: Stage) -> None:
     job = stage.job("exit 0")
     stage.host.files.remove(job.script)
