@@ -11,11 +11,13 @@ from contextagent.policy.yamltext import Node, read_json, read_yaml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from contextagent.model import Voice
     from contextagent.policy.schema import Key
 
+MAX_PROBLEMS = 100
+"""Told of one file, errors and warnings each: a hostile file is 64 KiB of mistakes, and nobody reads on."""
 VOICE_NAMES: dict[Voice, str] = {
     "image": "the image's policy",
     "site-disk": "the site",
@@ -56,9 +58,18 @@ def check(voice: Voice, files: Iterable[tuple[str, bytes]]) -> tuple[Layer, tupl
         reader = _Reader(voice, path)
         reader.read(data)
         values.update(reader.values)
-        errors += sorted(reader.errors, key=lambda problem: problem.line)
-        warnings += sorted(reader.warnings, key=lambda problem: problem.line)
+        errors += _in_order(reader.errors)
+        warnings += _in_order(reader.warnings)
     return Layer(voice=voice, values=values, warnings=tuple(warnings)), tuple(errors)
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    """Return problems by line, not too many of them."""
+    told = sorted(problems, key=lambda problem: problem.line)
+    if len(told) <= MAX_PROBLEMS:
+        return told
+    more = f"{len(told) - MAX_PROBLEMS} more like these, not telling them"
+    return [*told[:MAX_PROBLEMS], told[MAX_PROBLEMS].replace(reason="more", message=more)]
 
 
 class _Reader:
@@ -95,7 +106,7 @@ class _Reader:
             elif dotted in _SECTIONS:
                 self._subsection(dotted, child)
             elif (key := find(dotted)) is None:
-                self._unknown(name, dotted, _meant(prefix, name.text))
+                self._unknown(name, dotted, self._meant(prefix, name.text))
             else:
                 self._value(key, child, name.line)
 
@@ -134,6 +145,20 @@ class _Reader:
             return is_script_of(key.name, "user" if self._voice == "user" else "site")
         return rule is not None
 
+    def _meant(self, prefix: str, name: str) -> str:
+        """Return which key the writer may have meant; nothing where none is near, or too much is wrong to look."""
+        if len(self.errors) + len(self.warnings) >= MAX_PROBLEMS:
+            return ""
+        from difflib import get_close_matches  # noqa: PLC0415  # only for a mistake
+
+        keys = [row[0].replace("scripts.ID.", prefix) if "ID" in row[0] else row[0] for row in ROWS]
+        here = [key for key in (*keys, *sorted(_SECTIONS)) if key.startswith(prefix)]
+        fields = {key.rpartition(".")[2]: key for key in keys}
+        near = get_close_matches(prefix + name, here, 1) or [
+            fields[each] for each in get_close_matches(name, fields, 1)
+        ]
+        return f"did you mean '{near[0]}'?" if near else ""
+
     def _unknown(self, name: Node, dotted: str, hint: str) -> None:
         message = f"unknown key {shown(name.replace(text=dotted, kind='scalar'))}{hint and ': ' + hint}"
         if self._voice == "image":
@@ -169,20 +194,3 @@ def _nesting(name: str, prefix: str) -> str:
     if find(prefix + name) is None:
         return "a dot in a name is no nesting here"
     return f"a dot is nesting, write '{key}' below '{prefix}{section}:'"
-
-
-def _meant(prefix: str, name: str) -> str:
-    """Return which key of the table the writer may have meant; nothing where none is near."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only for a mistake
-
-    fields = {row[0].rpartition(".")[2]: row[0] for row in ROWS}
-    here = [row[0] for row in ROWS if row[0].startswith(prefix)] + sorted(_SECTIONS)
-    if prefix.startswith("scripts."):
-        near: Sequence[str] = get_close_matches(
-            name, [row[0][11:] for row in ROWS if row[0].startswith("scripts.ID.")], 1
-        )
-    else:
-        near = get_close_matches(prefix + name, here, 1) or [
-            fields[each] for each in get_close_matches(name, fields, 1)
-        ]
-    return f"did you mean '{near[0]}'?" if near else ""

@@ -192,7 +192,7 @@ class _Merging:
         self._spoken: dict[str, tuple[Setting, str]] = {}
         self._warnings: list[Problem] = []
         self._view = Settings(preset, self._spoken)
-        later = [name for name in PRESETS[preset] if not _is_supported(name)]
+        later = [name for name, value in PRESETS[preset].items() if _is_idle(name, value)]
         if later:
             message = f"preset '{preset}' also sets {', '.join(later)}: not yet supported, ignoring that"
             self._warnings.append(Problem(reason="not-yet-supported", message=message))
@@ -265,9 +265,10 @@ class _Merging:
         self._warnings.append(Problem(reason="looser", message=message, path=origin.path, line=origin.line))
 
 
-def _is_supported(name: str) -> bool:
+def _is_idle(name: str, value: object) -> bool:
+    """Whether a preset's value is another than the default, and has no effect yet."""
     key = find(name)
-    return key is not None and key.is_supported
+    return key is not None and not key.is_supported and value != key.default
 
 
 def _is_within(key: Key, value: Any, bound: Any) -> bool:  # noqa: ANN401  # of the key's own type

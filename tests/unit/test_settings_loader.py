@@ -190,7 +190,7 @@ def test_a_file_may_say_little_or_nothing(text: str) -> None:
         ("scripts: {epilog.sh: {wall_s: 1}}", "unknown key 'scripts.epilog.sh': a script's id is OWNER/PHASE/NAME"),
         (
             "scripts: {site/stop/x.sh: {wal_s: 1}}",
-            "unknown key 'scripts.site/stop/x.sh.wal_s': did you mean 'wall_s'?",
+            "unknown key 'scripts.site/stop/x.sh.wal_s': did you mean 'scripts.site/stop/x.sh.wall_s'?",
         ),
         ("features: {machine: {a-b: 1}}", "unknown key 'features.machine.a-b': a feature's name has only letters"),
     ],
@@ -217,6 +217,14 @@ def test_all_problems_of_all_files_are_told_at_once_in_the_order_of_lines() -> N
         ("b.yaml", 1),
     ]
     assert raised.value.exit_code == 65
+
+
+def test_a_hostile_file_of_mistakes_is_told_in_a_hundred_lines_and_one() -> None:
+    text = "".join(f"k{number}: 1\n" for number in range(5000))
+    found = warnings(text, voice="user", name="user.yaml")
+    assert len(found) == 101
+    assert found[-1] == "user.yaml:101: 4900 more like these, not telling them"
+    assert len(errors(text)) == 101
 
 
 def test_the_later_file_of_a_voice_counts() -> None:
