@@ -322,15 +322,13 @@ def add_receipt(parser: argparse.ArgumentParser) -> None:
 
 
 def run_receipt(options: argparse.Namespace, shell: Shell) -> int:
-    """Print a boot's receipt: as it was written, or made from the trace where that has gone on since.
+    """Print a boot's receipt up to now: what was written of it, and what the trace says since.
 
     Raises:
         UnknownError: Nothing is known of that boot.
     """
     boot_id = options.boot or shell.host.boot_id()
-    made = make_receipt(read_records(shell.host, boot_id))
-    written = _written(shell.host, boot_id)
-    receipt = written if written and (made["last"] is None or written["last"] == made["last"]) else made
+    receipt = make_receipt(read_records(shell.host, boot_id), _written(shell.host, boot_id))
     if receipt["last"] is None:
         message = f"cannot find the receipt of boot '{boot_id}': it has no trace here"
         raise UnknownError(message, hint="contextagent trace show")
@@ -338,13 +336,13 @@ def run_receipt(options: argparse.Namespace, shell: Shell) -> int:
     return 0
 
 
-def _written(host: Host, boot_id: str) -> dict[str, Any] | None:
-    """Return the receipt that the agent wrote; None where there is none that can be read."""
+def _written(host: Host, boot_id: str) -> dict[str, Any]:
+    """Return what the receipt that the agent wrote knows beyond the trace; nothing where it can't be read."""
     try:
         found = jsontext.loads(host.files.read(receipt_path(boot_id), max_bytes=_MAX_RECEIPT_BYTES))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("last"), dict) else None
+        return {"trust": found["trust"], "scripts": {script["id"]: script for script in found["scripts"]}}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:

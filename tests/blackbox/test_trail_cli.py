@@ -163,15 +163,19 @@ def test_own_traces_come_oldest_first(machine: Machine) -> None:
     assert [record["boot"] for record in machine.facts("trace", "show")] == [OTHER, BOOT]
 
 
-def test_a_receipt_is_made_from_the_trace_where_none_was_written_since(machine: Machine) -> None:
+def test_a_receipt_tells_what_was_written_of_it_and_what_the_trace_says_since(machine: Machine) -> None:
     lines = trace(ends=("shutdown",))
     keep(machine, lines)
     made = machine.facts("receipt")
     assert made["last"] == {"seq": 8, "hash": line_hash(lines[-1])}
-    machine.put(f"{LOGS}/receipt-{BOOT}.json", json.dumps({"last": {"seq": 3, "hash": "x"}}))
-    assert machine.facts("receipt") == made
-    machine.put(f"{LOGS}/receipt-{BOOT}.json", json.dumps({**made, "trust": {"site": "channel"}}))
-    assert machine.facts("receipt")["trust"] == {"site": "channel"}
+    limited = [{**made["scripts"][0], "limits": {"wall_s": 600}, "environment": ["PATH"], "exit": 77}]
+    machine.put(
+        f"{LOGS}/receipt-{BOOT}.json",
+        json.dumps({**made, "trust": {"site": "channel"}, "scripts": limited, "last": None}),
+    )
+    receipt = machine.facts("receipt")
+    assert (receipt["trust"], receipt["last"], len(receipt["scripts"])) == ({"site": "channel"}, made["last"], 3)
+    assert receipt["scripts"][0] == {**limited[0], "exit": 0}
     machine.put(f"{LOGS}/receipt-{BOOT}.json", "torn")
     assert machine.facts("receipt", "--boot", BOOT) == made
     out = machine.run("receipt").out
