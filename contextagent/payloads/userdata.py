@@ -9,15 +9,17 @@ from binascii import Error, a2b_base64
 
 from contextagent.errors import BrokenSourceError
 from contextagent.model import Problem, Reading, Value
+from contextagent.payloads.caps import Caps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from contextagent.payloads.caps import Caps
-
     class Form(Protocol):
         """What a module of `forms/` offers."""
+
+        SAMPLE: bytes
+        """A little of this form: to read it brings in every library that the form takes; empty where it takes none."""
 
         def recognises(self, data: bytes) -> bool:
             """Return whether the data is in this form; cheap, and no promise that it can be read."""
@@ -26,14 +28,11 @@ if TYPE_CHECKING:
             """Return what the data offers; raises BrokenSourceError where it is unusable."""
 
 
-_PARSERS = (
-    (b"#cloud-config", ("yaml",)),
-    (b"Content-", ("email.parser", "email.policy", "email.iterators", "email.message", "quopri")),
-    (b"<", ("xml.parsers.expat",)),
-)
-"""What a form is recognised by somewhere in the data, and the modules that parse it; packed data may hold any."""
 FORMS = ("script", "glideinwms", "tar", "gzip", "mime", "cloud-config", "amiconfig", "nimbus", "vac", "other")
 """In the order in which they are tried; the last one takes everything."""
+
+CONTAINERS = ("gzip", "mime")
+"""Forms that hold others."""
 
 MAX_LAYERS = 2
 
@@ -66,6 +65,22 @@ class Place(Value):
         """Return the error for data here that can't be used."""
         problem = Problem(reason=reason, message=cause, path=self.own_name)
         return BrokenSourceError(f"cannot read '{self.own_name}': {cause}", reason=reason, problems=(problem,))
+
+
+def prepare(data: bytes) -> None:
+    """Bring in whatever reading the data will take, for a process that can import nothing once it is confined.
+
+    Args:
+        data: As for `read_user_data`; what is packed may be in any form.
+    """
+    forms = [_form(name) for name in FORMS]
+    found = next((name for name, form in zip(FORMS[:-1], forms, strict=False) if form.recognises(data)), FORMS[-1])
+    for name, form in zip(FORMS, forms, strict=True):
+        if form.SAMPLE and (name == found or found in CONTAINERS):
+            try:
+                form.read(form.SAMPLE, Place(caps=Caps()))
+            except ImportError:
+                continue  # a library that this image lacks: only who needs it shall hear of it
 
 
 def read_user_data(data: bytes, *, caps: Caps, encoding: str = "") -> Reading:
@@ -122,19 +137,6 @@ def decoded(data: bytes, encoding: str) -> bytes:
     except Error as error:
         message = f"cannot read 'user-data': it is not base64: {str(error).lower()}"
         raise BrokenSourceError(message, reason="bad-base64") from error
-
-
-def prepare(data: bytes) -> None:
-    """Import what reading this data may need: whoever reads it with few rights can't import any more then."""
-    from contextagent.thirdparty import load  # noqa: PLC0415  # only user data that must be parsed comes here
-
-    for name in FORMS:
-        _form(name)
-    is_packed = data[:2] == b"\x1f\x8b" or b"\0" in data[:512] or b"base64" in data
-    for mark, names in _PARSERS:
-        if is_packed or mark in data:
-            for name in names:
-                load(name)
 
 
 def _form(name: str) -> Form:

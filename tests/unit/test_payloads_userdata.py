@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 import subprocess
+import sys
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from typing import TYPE_CHECKING
@@ -85,6 +86,24 @@ def test_each_rule_of_the_bundle_is_in_the_reference() -> None:
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", PAGE.partition("## Bounds")[2], re.MULTILINE))
     assert {reason: rows[reason] for reason in RULES} == RULES
     assert rows.keys() - RULES.keys() == {"bad-gzip", "ratio"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_reading_takes_is_there_beforehand(form: str) -> None:
+    """A confined reader can open no file, so it can import nothing."""
+    for data in packed(form):
+        script = (
+            "import sys, resource\n"
+            "from contextagent.payloads import bundle, userdata\n"
+            "data = sys.stdin.buffer.read()\n"
+            "userdata.prepare(data)\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+            "print(userdata.read_user_data(data, caps=userdata.Caps()).layout)\n"
+        )
+        made = subprocess.run(
+            [sys.executable, "-c", script], input=data, capture_output=True, cwd=REPOSITORY, check=False
+        )
+        assert made.stdout.decode().strip() == read(data).layout, made.stderr.decode()
 
 
 @pytest.mark.parametrize("data", ["", " \n\t\n"])

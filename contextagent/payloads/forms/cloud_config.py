@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b"#cloud-config\nruncmd: [a]\n"
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 KEYS = ("bootcmd", "runcmd", "write_files", "ssh_authorized_keys")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from contextagent.model import Reading
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b""
+
 
 def recognises(data: bytes) -> bool:
     """Return whether the data starts as gzip does."""

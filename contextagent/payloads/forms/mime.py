@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b"Content-Type: text/plain\nContent-Transfer-Encoding: \xff\n\nx\xff"
+
 MAX_HEADER_BYTES = 64 << 10
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 8
 MAX_NAMED = 32
-"""How often `multipart/` may stand in a message: the library compares each line with every open multipart's boundary."""
+"""How often `multipart/` may stand in a message: the library holds each line against every open multipart."""
 _RUN_TYPES = ("text/x-shellscript", "text/cloud-boothook", "text/cloud-config")
 _FATAL = {"NoBoundaryInMultipartDefect", "StartBoundaryNotFoundDefect"}
 _BOOTHOOK_LINE = b"#cloud-boothook"

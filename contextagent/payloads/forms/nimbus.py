@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from contextagent.errors import BrokenSourceError
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b"<filewrite/>"
+
 MAX_DEPTH = 64
 _FIELDS = ("content", "pathonvmm", "path")
 

@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b""
+
 
 def read(data: bytes, place: Place) -> Reading:
     """Return the data as a payload of no known form."""

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b""
+
 
 def recognises(data: bytes) -> bool:
     """Return whether the first thing in the data is a `#!` line."""

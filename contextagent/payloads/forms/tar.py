@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b""
 _BLOCK_BYTES = 512
 _MAGIC = b"ustar"
 _MAGIC_AT = 257

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from contextagent.model import Reading
     from contextagent.payloads.userdata import Place
 
+SAMPLE = b""
 _START = b"##user_data_"
 
 
