@@ -1,7 +1,8 @@
 """Debian's cloud-init finds a disk that `pack` made by its label, mounts it, and takes its user data from it.
 
-cloud-init and its `mount` run unchanged in a Debian tree.  Where the kernel has no iso9660, `mount` finds a helper of
-that name, as for any file system in user space: fuseiso, which knows nothing of the library that wrote the disk.
+cloud-init and its `mount` run unchanged in a Debian tree, in namespaces of their own, since cloud-init sets the hostname.
+Where the kernel has no iso9660, `mount` finds a helper of that name, as for any file system in user space: fuseiso, which
+knows nothing of the library that wrote the disk.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def test_cloud_init_takes_its_user_data_from_a_packed_disk(loop: str, tmp_path: 
         _put_helper(tmp_path / "upper" / "files")
     done = run(
         (
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "enter"),
+            *("unshare", "--mount", "--pid", "--uts", "--net", "--ipc", "--fork", "--kill-child"),
+            *("sh", "-c", _ENTER, "enter"),
             *(str(tmp_path / "upper"), str(tmp_path / "view"), loop, str(lab.ROOT)),
         )
     )
