@@ -211,9 +211,6 @@ class Context:
             reading = unfolded.reading
             place.medium = unfolded.medium
             self._note(place.findings("warning", reading.warnings))
-            if reading.layout == "other":
-                message = "no form of user data that the agent knows: it is kept, and nothing of it is run"
-                self._say("warning", "unknown-form", message, shown)
             self._take(place, reading)
         finally:
             unfolded.close()
@@ -229,6 +226,9 @@ class Context:
                     self._names[offer.owner].add(offer.name)
                 case "file" if offer.owner == "user":
                     self._check_target(place, offer)
+                case "kept" if offer.reason == "unknown-form":
+                    message = f"'{offer.name}' is in no form that the agent knows: it is kept, and nothing of it is run"
+                    self._say("warning", "unknown-form", message, place.shown)
                 case "settings" if place.raw and place.medium:
                     self._check_settings(place, place.medium, offer.path, "user")
                 case _:

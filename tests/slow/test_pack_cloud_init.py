@@ -1,8 +1,8 @@
 """Debian's cloud-init finds a disk that `pack` made by its label, mounts it, and takes its user data from it.
 
-cloud-init and its `mount` run unchanged in a Debian tree, in namespaces of their own, since cloud-init sets the hostname.
-Where the kernel has no iso9660, `mount` finds a helper of that name, as for any file system in user space: fuseiso, which
-knows nothing of the library that wrote the disk.
+cloud-init and its `mount` run unchanged in a Debian tree, in namespaces of their own: cloud-init sets the hostname.
+Where the kernel has no iso9660, `mount` finds a helper of that name, as for any file system in user space: fuseiso,
+which knows nothing of the library that wrote the disk.
 """
 
 from __future__ import annotations
