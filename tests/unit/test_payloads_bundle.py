@@ -322,4 +322,4 @@ def test_no_archive_writes_outside_its_folder_or_raises_anything_unforeseen(
     assert [path.name for path in top.iterdir()] == ["inner"]
     assert [path.name for path in out.parent.iterdir()] in ([], ["out"])
     for path in out.rglob("*"):
-        assert path.resolve().is_relative_to(out)
+        assert os.path.realpath(path).startswith(str(out))  # a link to itself is harmless, and `resolve` would raise
