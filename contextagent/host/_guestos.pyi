@@ -3,6 +3,11 @@
 OWN_PIDS: int
 KEEP_DAEMONS: int
 OWN_ACCOUNT: int
+RLIMIT_AS: int
+RLIMIT_CORE: int
+RLIMIT_CPU: int
+RLIMIT_NOFILE: int
+RLIMIT_NPROC: int
 
 def spawn(
     argv: tuple[bytes, ...],

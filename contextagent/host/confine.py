@@ -53,10 +53,11 @@ class Channel:
             BrokenPipeError: The other side has gone.
             TimeoutError: The other side did not take it in time.
         """
-        view = memoryview(len(message).to_bytes(_HEADER_BYTES, "big") + message)
-        while view:
-            self._wait(self._write_fd, select.POLLOUT)
-            view = view[os.write(self._write_fd, view[: 1 << 16]) :]
+        for part in (len(message).to_bytes(_HEADER_BYTES, "big"), message):
+            view = memoryview(part)
+            while view:
+                self._wait(self._write_fd, select.POLLOUT)
+                view = view[os.write(self._write_fd, view) :]
 
     def receive(self, *, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes | None:
         """Return the next message; None when the other side has closed the channel between two messages.

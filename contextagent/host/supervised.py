@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import select
 import time
 
@@ -279,13 +278,13 @@ def _open_both_ways(fd: int) -> int:
 
 def _bounds(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     """Return the limits as setrlimit(2) takes them: what, soft, hard."""
-    bounds = [(resource.RLIMIT_CORE, 0, 0)]
+    bounds = [(native.RLIMIT_CORE, 0, 0)]
     if limits.cpu_s is not None:
-        bounds.append((resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + _CPU_GRACE_S))
+        bounds.append((native.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + _CPU_GRACE_S))
     for what, value in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_NOFILE, limits.files),
+        (native.RLIMIT_AS, limits.memory_bytes),
+        (native.RLIMIT_NPROC, limits.processes),
+        (native.RLIMIT_NOFILE, limits.files),
     ):
         if value is not None:
             bounds.append((what, value, value))
