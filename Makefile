@@ -16,7 +16,7 @@ echo "make: installing Debian packages, because these are missing:" $$missing; \
 apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(2)
 endef
 
-.PHONY: help setup demo test check hold vm bench clean
+.PHONY: help setup demo test check slow hold vm bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -25,8 +25,8 @@ setup: $(READY) ## make .venv with the agent (editable), its libraries and the t
 
 # pip runs in the source tree, so the C part lands beside its source, where the boot's isolated start finds it.
 $(READY): pyproject.toml contextagent/host/_guestos.c
-	$(call need,gcc genisoimage ip mcopy mkfs.vfat strace unshare xorriso,\
-		gcc genisoimage iproute2 libc6-dev mtools dosfstools python3-dev python3-venv strace util-linux xorriso)
+	$(call need,gcc genisoimage ip mcopy mkfs.vfat ssh-keygen strace unshare xorriso,\
+		gcc genisoimage iproute2 libc6-dev mtools dosfstools openssh-client python3-dev python3-venv strace util-linux xorriso)
 	@echo "setup: making .venv"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
 	@echo "setup: installing contextagent, its libraries and the tools of its tests"
@@ -46,6 +46,10 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/lint-imports
 	$(BIN)/coverage run -m pytest -q tests/unit
 	$(BIN)/coverage report
+
+slow: $(READY) ## tests with whole programs of others, which take longer to get than to run
+	$(call need,fuseiso losetup mmdebstrap,fuseiso mmdebstrap mount)
+	$(BIN)/pytest tests/slow
 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
 	$(BIN)/pytest tests/hold
