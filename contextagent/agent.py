@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextagent.errors import ContextAgentError
 from contextagent.model import OWNERS, PHASES, Problem, Value
 from contextagent.plan import Situation, make_plan
-from contextagent.policy.settings import Layer, load_image_policy, load_material, merge
+from contextagent.policy.settings import hear, load_image_policy, merge
 from contextagent.runner import chronicle
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
+from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import State, instance_folder, known_instance, own_folders
 from contextagent.runner.status import RUN
 from contextagent.runner.surroundings import surroundings
@@ -18,10 +18,10 @@ from contextagent.runner.surroundings import surroundings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Owner, Phase, Plan, Supply, Voice
+    from contextagent.model import Owner, Phase, Plan, Supply
+    from contextagent.policy.layer import Layer
     from contextagent.policy.settings import Settings
     from contextagent.runner.memory import Memory
     from contextagent.sources.search import Finding
@@ -89,7 +89,7 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Plan:
 
         finding = search(host, merge(image), known, override=request.disk, is_trial=True)
         known = _judged(host, known, finding)
-    settings, _, _ = _settings(image, known)
+    settings = hear(image, known.supplies, known.layers).settings
     return make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
 
 
@@ -104,11 +104,13 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outc
 
         finding = search(host, merge(image), known, override=request.disk, is_trial=False)
         known = _judged(host, known, finding)
-    settings, layers, problems = _settings(image, known)
-    known = _with(known.replace(layers=layers), errors=problems, warnings=settings.warnings)
+    heard = hear(image, known.supplies, known.layers)
+    settings = heard.settings
+    known = _with(known.replace(layers=heard.layers), errors=heard.problems, warnings=settings.warnings)
     journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
     try:
         chronicle.begin(host, journal, known if finding else known.replace(verdicts=()), image)
+        forget_old(host, keep_days=settings["trace.keep_days"])
         known = close_interrupted(journal, memory.replace(state=known))
         around = surroundings(host, known, settings, phase)
         folders = Folders(host, known.instance_id, around.owners)
@@ -178,35 +180,6 @@ def _cloud_init(host: Host, user: Supply | None) -> tuple[Problem, ...]:
         "ignoring it (the image's endorser can switch cloud-init off)"
     )
     return (Problem(reason="cloud-init", message=message),)
-
-
-def _settings(image: Layer, known: State) -> tuple[Settings, dict[str, dict[str, Any]], tuple[Problem, ...]]:
-    """Return the effective settings of all voices, what to remember of them, and what is wrong with them.
-
-    A settings file that is invalid is named and left out.
-    """
-    layers: dict[str, Layer] = {}
-    problems: list[Problem] = []
-    for owner in OWNERS:
-        supply = known.supplies.get(owner)
-        if supply is None or supply.settings is None:
-            continue
-        kept = known.layers.get(owner)
-        if kept and kept["sha512"] == supply.digest:
-            layers[owner] = Layer.from_plain(kept)
-            continue
-        name, text = supply.settings
-        voice: Voice = "site-disk" if owner == "site" and supply.trust == "channel" else owner
-        try:
-            said = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
-            layers[owner] = said.replace(sha512=supply.digest)
-        except ContextAgentError as error:
-            reason = f"invalid-{owner}-settings"
-            problems += [each.replace(reason=reason) for each in error.problems] or [
-                Problem(reason=reason, message=f"{error}, going on without it")
-            ]
-    remembered = {owner: layer.as_plain() for owner, layer in layers.items()}
-    return merge(image, layers.get("site"), layers.get("user")), remembered, tuple(problems)
 
 
 def _with(known: State, *, warnings: Sequence[Problem] = (), errors: Sequence[Problem] = ()) -> State:

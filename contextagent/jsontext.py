@@ -104,6 +104,10 @@ def loads(text: str | bytes) -> Any:  # noqa: ANN401  # JSON is whatever the wri
         value, end = _scan(text, start)
     except (StopIteration, SystemError):
         raise ValueError(_fault(text)) from None
+    except ValueError as error:
+        if hasattr(error, "lineno"):  # the slow module is there already, and its error says more than a line
+            raise ValueError(_fault(text)) from None
+        raise
     except RecursionError:
         message = "nested too deeply"
         raise ValueError(message) from None

@@ -6,6 +6,7 @@ import os
 
 from contextagent import __version__
 from contextagent.digests import new_sha512
+from contextagent.runner.journal import last_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
             image=None,
             baseline=None,
             modes={"root": host.root} if host.is_caller else {},
-            last=dict(state.last) or None,
+            last=last_record(host, state.last["boot"]) if state.last else None,
         )
     for verdict in state.verdicts:
         supply = state.supplies.get(verdict.owner)

@@ -6,7 +6,7 @@ from contextagent import jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
-from contextagent.runner.journal import LOGS
+from contextagent.runner.journal import receipt_path
 from contextagent.runner.phase import PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
@@ -79,7 +79,7 @@ class _Standing:
         receipt = make_receipt(self._journal.events(), {"trust": trust, "scripts": scripts})
         try:
             text = jsontext.dumps(receipt, indent=2).encode()
-            self._host.files.write(f"{LOGS}/receipt-{self.state.boot_id}.json", text)
+            self._host.files.write(receipt_path(self.state.boot_id), text)
         except CannotWriteError as error:
             self._said(error)
 

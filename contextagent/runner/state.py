@@ -38,7 +38,7 @@ class State(Value):
         phases: Phase to {`state`, `started`, `finished`, `duration_s`}, as in status.json.
         supplies: What each owner supplied; None where nothing was found.
         reports: One dict per script, as in status.json, in run order.
-        layers: Owner to its settings as parsed (`policy.layer.Layer.as_plain`, its digest the supply's).
+        layers: Owner to its settings as parsed (`policy.settings.Heard.layers`).
         once: Id to (SHA-512, outcome) of every step that ran at most once, or began to.
         folders: Owner to the digest of the supply that its working folder was made from.
         last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.
