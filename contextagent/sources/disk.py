@@ -193,14 +193,17 @@ class _Search:
         return True
 
     def _refuse(self, disk: Disk, why: str, start_ns: int, *, is_trusted: bool) -> None:
-        """Judge a disk that can't be read: broken where a ROM or a named device is, passed over where any other is."""
-        if disk.is_rom or is_trusted:
-            for owner in OWNERS:
-                self._break(owner, "disk", why, start_ns)
-            return
-        self._warn("unreadable-disk", f"{why.partition(': ')[2]}, ignoring this disk", disk.name)
+        """Judge a disk that can't be read: broken if it is a ROM or named, passed over with a warning if it is not."""
+        is_counted = disk.is_rom or is_trusted
+        if not is_counted:
+            self._warn("unreadable-disk", f"{why.partition(': ')[2]}, ignoring this disk", disk.name)
         for owner in OWNERS:
-            self._absences[owner].append(f"'{disk.name}': not readable")
+            if owner == "site" and not is_trusted:
+                self._absences[owner].append(f"'{disk.name}' may not speak as the site")
+            elif is_counted:
+                self._break(owner, "disk", why, start_ns)
+            else:
+                self._absences[owner].append(f"'{disk.name}': not readable")
 
     def _break(self, owner: Owner, source: str, why: str, start_ns: int) -> None:
         if owner in self._ended:
@@ -217,7 +220,7 @@ class _Search:
             self._ended.add(owner)
 
     def _second(self, owner: Owner, view: _DiskView) -> None:
-        message = f"cannot take the {owner}'s material from '{view.name}': another disk came first, ignoring it"
+        message = f"cannot take the {owner}'s material from '{view.name}': an earlier disk decides, ignoring it"
         self._warn("second-disk", message, view.name)
 
     def _note(self, view: _DiskView, *, is_kept: bool) -> None:

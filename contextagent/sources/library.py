@@ -13,7 +13,7 @@ from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import CHUNK_BYTES
 from contextagent.model import Entry
-from contextagent.sources.media import MAX_NAMES, NamedMedium
+from contextagent.sources.media import NamedMedium
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class LibraryMedium(NamedMedium):
                 yield data[start : start + CHUNK_BYTES]
 
     def _list(self, path: str) -> list[Entry]:
-        answer = jsontext.loads(self._ask(["entries", path]))
-        if len(answer) > MAX_NAMES:
-            raise self.broken(path, "too-many-names", f"more than {MAX_NAMES} names in one folder")
-        return [_entry(*each) for each in answer]
+        try:
+            return [_entry(*each) for each in jsontext.loads(self._ask(["entries", path]))]
+        except (TypeError, ValueError) as error:
+            raise self.broken(path, "reader-died", f"its reader answered nonsense: {error}") from error
 
     def _ask(self, question: list[Any]) -> bytes:
         path = question[1] if len(question) > 1 else ""
@@ -106,7 +106,7 @@ class LibraryMedium(NamedMedium):
 
 def _entry(name: str, kind: str, size_bytes: int, mode: int, target: str) -> Entry:
     known = kind if kind in _KINDS else "other"
-    return Entry(path=name, kind=known, size_bytes=size_bytes, mode=mode & 0o7777, target=target)  # type: ignore[arg-type]
+    return Entry(path=str(name), kind=known, size_bytes=int(size_bytes), mode=mode & 0o7777, target=str(target))  # type: ignore[arg-type]
 
 
 def _readers(kind: str, fd: int) -> tuple[Callable[[], None], Callable[[], Tree]]:

@@ -484,3 +484,12 @@ def test_a_drive_that_says_it_is_empty_or_open_is_left_alone(machine: Machine, b
     for status in ("no-disc", "tray-open"):
         assert _verdicts(_search(HastyHost(str(machine.root), status=status)), "site") == ["absent"]
     assert _verdicts(_search(HastyHost(str(machine.root), status="unknown")), "site") == ["found"]
+
+
+def test_a_spoilt_rom_that_may_not_speak_as_the_site_is_broken_for_the_user_alone(
+    host: Host, dev: Path, both: Path
+) -> None:
+    _spoil(make_iso(both, dev / "sr0"))
+    findings = _search(host, policy="disk:\n  site_devices: [vdb]")
+    assert _verdicts(findings, "site") == ["absent"]
+    assert _verdicts(findings, "user") == ["broken"]

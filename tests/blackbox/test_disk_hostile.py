@@ -16,6 +16,7 @@ from contextagent.policy.settings import load_material, merge
 from contextagent.sources.devices import Disk
 from contextagent.sources.disk import search_disks
 from contextagent.sources.library import LibraryMedium
+from contextagent.thirdparty import load
 from tests.machine import REPOSITORY, make_iso, make_vfat
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def test_no_mutated_image_gives_anything_but_a_verdict(
     used = [at for at in range(start, len(raw)) if raw[at]]
     for where, value in mutations:
         raw[used[where % len(used)]] = value
+    load("pycdlib")  # once for all children
     image = tmp_path / "mutated.img"
     image.write_bytes(raw)
     assert _judge(host, image) <= {"found", "absent", "broken"}

@@ -358,3 +358,16 @@ def test_names_that_could_deceive_are_passed_over_with_a_warning_each(tmp_path: 
     assert [problem.reason for problem in medium.warnings] == ["bad-name"] * 3
     assert all(problem.message.isprintable() and problem.message.endswith("ignoring it") for problem in medium.warnings)
     medium.close()
+
+
+@pytest.mark.parametrize("name", ["context.sh", "user-data", "meta.js"])
+def test_a_link_in_the_place_of_a_layouts_file_is_named_and_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other").write_text("START_SCRIPT=x\n")
+    (tmp_path / "meta-data").write_text("instance-id: i-1\n")
+    (tmp_path / name).symlink_to("other")
+    medium = FolderMedium(str(tmp_path), "disk")
+    assert read_layouts(medium, label="", flat_owner="site", is_site_trusted=True) == ()
+    assert [problem.message for problem in medium.warnings] == [
+        f"cannot use '{name}': a link on a disk is not followed, ignoring it"
+    ]
+    medium.close()

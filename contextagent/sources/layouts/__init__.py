@@ -46,7 +46,7 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("opennebula", ("context.sh",)),
     ("stratuslab", ("context.sh", "meta.js", "label:_STRATUSLAB", "label:_CLOUD_INIT")),
     ("openstack", ("openstack", "ec2")),
-    ("nocloud", ("user-data",)),
+    ("nocloud", ("user-data", "meta-data")),
 )
 """Each layout with the names in a disk's root of which it needs one: only then is its module imported."""
 
@@ -74,7 +74,12 @@ def read_layouts(
     Raises:
         BrokenSourceError: The disk can't be read.
     """
-    root = {entry.name for entry in medium.folder("")} | {f"label:{label}"}
+    root = {f"label:{label}"}
+    for entry in medium.folder(""):
+        root.add(entry.name)
+        if entry.kind == "link" and any(entry.name in signs for _, signs in LAYOUTS[1:]):
+            message = f"cannot use '{entry.name}': a link on a disk is not followed, ignoring it"
+            medium.warnings.append(Problem(reason="link", message=message, path=medium.name))
     readings: list[LayoutReading] = []
     for name, signs in LAYOUTS:
         if not root.isdisjoint(signs):
