@@ -130,7 +130,7 @@ def decoded(data: bytes, encoding: str) -> bytes:
         BrokenSourceError: It is not in that encoding.
     """
     if encoding.lower() not in ("base64", "b64"):
-        message = f"cannot read 'user-data': no encoding '{encoding[:40]}' is known"
+        message = "cannot read 'user-data': its encoding is not known"
         raise BrokenSourceError(message, reason="bad-encoding")
     try:
         return a2b_base64(data.translate(None, b" \t\r\n"), strict_mode=True)

@@ -1,5 +1,7 @@
 """`context.sh` read as data: assignments with the shell's quoting, and nothing of it ever run.
 
+No message shows a word of the file: it may be a secret in the wrong place.
+
 `$` and the backtick are literal characters, so a value is what a person sees. Bytes that are no UTF-8 stay what they
 are (`surrogateescape`): a name of a machine or a person in an older encoding must not cost a site its boot.
 """
@@ -66,7 +68,7 @@ class _Reader:
             elif name == "export" and not is_exported:
                 is_exported = True
             elif not is_exported:
-                raise self._broken("no-assignment", f"'{_shown(name)}' is no assignment", start)
+                raise self._broken("no-assignment", "a word that is no assignment", start)
             is_exported = is_exported and not self._is_line_end()
         return found
 
@@ -106,7 +108,7 @@ class _Reader:
             self._at += 1
         name = self._text[start : self._at]
         if not is_variable(name):
-            raise self._broken("bad-name", f"'{_shown(name)}' is no variable's name", start)
+            raise self._broken("bad-name", "a name that is no variable's", start)
         return name
 
     def _value(self) -> str:
@@ -212,8 +214,3 @@ class _Reader:
         problem = Problem(reason=reason, message=cause, path=self._name, line=line)
         message = f"cannot read '{self._name}': line {line}: {cause}"
         return BrokenSourceError(message, reason=reason, problems=(problem,))
-
-
-def _shown(word: str) -> str:
-    """Return the start of a word, fit for a message."""
-    return ascii(word[:40])[1:-1]

@@ -25,7 +25,8 @@ MUTANTS = 2_500 * (40 if os.environ.get("CONTEXTAGENT_CAMPAIGN") else 1)
 FIXTURES = REPOSITORY / "tests/fixtures"
 SPLICES = [
     b"\0", b"\n", b"\r\n", b"'", b'"', b"\\", b"$", b"`", b"#!", b"---", b"--", b": ", b"- ", b"[", b"{", b"&a ", b"*a",
-    b"!!binary ",    b"<", b"&x;", b"]]>", b"=", b"..", b"/", b"\xff", b"\xe2\x80\xae", b"()", b"before\n", b"####", b"\x1f\x8b", b"%",
+    b"!!binary ",    b"<", b"&x;", b"]]>", b"=", b"..",
+    b"/", b"\xff", b"\xe2\x80\xae", b"()", b"before\n", b"####", b"\x1f\x8b", b"%",
 ]  # fmt: skip
 SEEDS = {
     form: (FIXTURES / "userdata" / form / "user-data").read_bytes()

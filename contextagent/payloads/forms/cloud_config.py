@@ -100,7 +100,7 @@ class _Tree:
             self._add(decoded(event.value.encode(), "base64") if is_binary else event.value, event.anchor)
         elif kind == "AliasEvent":
             if event.anchor not in self._anchors:
-                raise self._place.broken("bad-yaml", f"an alias of nothing: '*{event.anchor[:40]}'")
+                raise self._place.broken("bad-yaml", "an alias of nothing")
             self._add(self._anchors[event.anchor], None)
 
     def _add(self, value: object, anchor: str | None) -> None:
@@ -192,7 +192,7 @@ class _CloudConfig:
         """
         layers = _ENCODINGS.get(encoding)
         if layers is None:
-            raise self._place.broken("bad-encoding", f"no encoding '{encoding[:40]}' is known")
+            raise self._place.broken("bad-encoding", "its encoding is not known")
         if "b" in layers:
             data = decoded(data, "base64")
         return gzip.unpacked(data, self._place.replace(layers=0)) if "g" in layers else data
@@ -202,7 +202,7 @@ class _CloudConfig:
         if not text:
             return _DEFAULT_MODE
         if not digits or len(digits) > len("7777") or digits.strip("01234567"):
-            self._warn("bad-value", f"{what}: permissions '{text[:20]}' are not octal, using 0644")
+            self._warn("bad-value", f"{what}: its permissions are not octal, using 0644")
             return _DEFAULT_MODE
         return int(digits, 8) & 0o777
 
