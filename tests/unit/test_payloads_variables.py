@@ -128,9 +128,9 @@ def test_no_bytes_raise_anything_but_a_broken_source(data: bytes) -> None:
     assert all("\0" not in value for value in found.values())
 
 
-@given(text=st.text("Ab1_='\"\\$\n\t #xé", max_size=40))
+@given(text=st.text("Ab1='\"\\$\n\t #xé", max_size=40))
 def test_where_bash_assigns_alike_the_values_are_the_same(text: str) -> None:
-    """Held against the real shell, for texts in which nothing would be expanded or run."""
+    """Held against the real shell, for texts in which nothing would be expanded or run; `_` is the shell's own."""
     try:
         found = parse_variables(text.encode())
     except BrokenSourceError:
