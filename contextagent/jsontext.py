@@ -1,21 +1,20 @@
 r"""JSON text to values and back, without importing `json` (which costs a boot about as much as the interpreter itself).
 
-The standard library's own compiled scanner and string encoder do the work; where an interpreter lacks them, `json`
-does. Output is ASCII: control characters, bidi marks and every other non-ASCII character stand as `\uXXXX`, so that
-a name or a message can't forge a line of a log (trace.md §1).
+The standard library's own compiled scanner and encoder do the work. Output is ASCII: control characters, bidi marks and
+every other non-ASCII character stand as `\uXXXX`, so that a name or a message can't forge a line of a log.
 """
 
 from __future__ import annotations
+
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-try:
-    from _json import encode_basestring_ascii, make_scanner  # CPython's accelerator
-except ImportError:  # pragma: no cover  # an interpreter without the accelerator
-    from json.encoder import encode_basestring_ascii
-    from json.scanner import make_scanner
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def dumps(value: object, *, indent: int = 0) -> str:
@@ -24,33 +23,12 @@ def dumps(value: object, *, indent: int = 0) -> str:
     Dicts, lists, tuples, str, int, float, bool and None; keys are strings and keep their order.
 
     Raises:
-        TypeError: Something else was given, or a float is not finite: a bug of the caller.
+        TypeError: Something else was given: a bug of the caller.
+        ValueError: A float is not finite: likewise.
     """
     if indent:
         return "".join(_pretty(value, "\n", " " * indent)) + "\n"
-    if isinstance(value, str):
-        return encode_basestring_ascii(value)
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return repr(value)
-    if isinstance(value, float):
-        return _number(value)
-    if isinstance(value, dict):
-        return "{" + ",".join([f"{encode_basestring_ascii(key)}:{dumps(item)}" for key, item in value.items()]) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join([dumps(item) for item in value]) + "]"
-    message = f"{type(value).__name__} is no JSON value"
-    raise TypeError(message)
-
-
-def _number(value: float) -> str:
-    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  # NaN, without importing math
-        message = f"{value!r} is no JSON number"
-        raise TypeError(message)
-    return repr(value)
+    return "".join(_encode(value, 0))
 
 
 def _pretty(value: object, newline: str, step: str) -> list[str]:
@@ -88,6 +66,7 @@ class _Reader:
         raise ValueError(message)
 
 
+_encode = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)  # noqa: FBT003  # in C
 _scan = make_scanner(_Reader)  # type: ignore[arg-type]  # any object with these attributes will do
 
 

@@ -231,11 +231,19 @@ class Files:
     def open_new(self, path: str) -> int:
         """Return a descriptor of an empty file 0600, to be written and closed by the caller; an older file is emptied.
 
+        Missing parents are made 0700.
+
         Raises:
             CannotWriteError: It can't be made.
         """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        real = self.real(path)
         try:
-            return os.open(self.real(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                return os.open(real, flags, 0o600)
+            except FileNotFoundError:
+                self._make(os.path.dirname(real), 0o700, parents=0o700)
+                return os.open(real, flags, 0o600)
         except OSError as error:
             raise _cannot("write", path, error) from error
 

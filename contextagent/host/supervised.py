@@ -35,6 +35,10 @@ _MAX_PASSES = 1000
 _SIGKILL, _SIGCONT = 9, 18
 
 
+_LONGEST_POLL_S = 86400.0
+"""The kernel takes milliseconds as a C int; a longer wait is another turn of the loop."""
+
+
 class Report(Value):
     """How a script ended, in its supervisor's words; `killed` counts the processes that had to be."""
 
@@ -93,7 +97,7 @@ class Supervised:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 return False
-            for fd, _ in self._poll.poll(left_s * 1000 + 1):
+            for fd, _ in self._poll.poll(min(left_s, _LONGEST_POLL_S) * 1000 + 1):
                 if fd == self._status:
                     self._hear()
                 elif not self._read(take):

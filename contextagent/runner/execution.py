@@ -78,7 +78,7 @@ class _Standing:
         trust = {owner: supply.trust for owner, supply in self.state.supplies.items() if supply}
         receipt = make_receipt(self._journal.events(), {"trust": trust, "scripts": scripts})
         try:
-            text = jsontext.dumps(receipt, indent=2).encode()
+            text = jsontext.dumps(receipt).encode() + b"\n"
             self._host.files.write(receipt_path(self.state.boot_id), text)
         except CannotWriteError as error:
             self._said(error)

@@ -117,7 +117,6 @@ class PhaseRun:
     def _run_script(self, step: Step, deadline_ns: int) -> None:
         try:
             folder = self._enter(step.owner)
-            self._host.files.make_folder(self._output(step).rpartition("/")[0])
         except ContextAgentError as error:
             self.problems.append(Problem(reason=error.reason, message=str(error)))
             self.report(step, "refused", reason=error.reason)

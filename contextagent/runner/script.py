@@ -6,7 +6,7 @@ import errno
 import os
 
 from contextagent.digests import new_sha512
-from contextagent.errors import ContextAgentError
+from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.host import supervised
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Ending, Value
@@ -43,7 +43,7 @@ class Job(Value):
         profile: Which rights it gets.
         account: Whose, for `unprivileged`; None: the agent's own.
         limits: Its bounds.
-        output: Where its output is kept, a path of the guest; the folder exists.
+        output: Where its output is kept, a path of the guest.
         keep_daemons: Whether what it leaves behind lives on after exit code 0.
         grace_s: Seconds between TERM and KILL, when its time is over (context, section 5).
     """
@@ -86,14 +86,23 @@ def _run(host: Host, job: Job) -> Ending:
     interpreter = _interpreter(job.script, next(host.files.chunks(job.script, max_bytes=_MAX_SCRIPT_BYTES), b""))
     script = job.script if job.account is None else _lend(host, job.script, job.account)
     try:
-        output = host.files.open_new(job.output)
+        output, problem = _open_output(host, job)
         try:
-            return _supervise(host, job, [*interpreter, host.files.real(script), job.argument], output)
+            ending = _supervise(host, job, [*interpreter, host.files.real(script), job.argument], output)
         finally:
             os.close(output)
+        return ending.replace(detail=problem) if problem and not ending.detail else ending
     finally:
         if script != job.script:
             host.files.remove(os.path.dirname(script))
+
+
+def _open_output(host: Host, job: Job) -> tuple[int, str]:
+    """Return where the output goes, and why it can't be kept: a full disk must not stop the site's scripts."""
+    try:
+        return host.files.open_new(job.output), ""
+    except CannotWriteError as error:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), f"{error}, keeping none of the output"
 
 
 def _refused(job: Job, cause: str) -> Ending:

@@ -27,6 +27,8 @@ HOME = "/var/lib/contextagent"
 INSTANCES = f"{HOME}/instances"
 SCHEMA = 1
 MAX_BYTES = 64 << 20
+_HEAD, _TAIL = b'{"schema":%d,"sha256":"%s","state":', b"}\n"
+"""What stands around the state: the digest is over the very bytes between, so that nothing need be written twice."""
 
 
 class State(Value):
@@ -97,8 +99,7 @@ def load(host: Host) -> State | None:
     if not instance_id:
         return None
     try:
-        found = jsontext.loads(host.files.read(f"{instance_folder(instance_id)}/state.json", max_bytes=MAX_BYTES))
-        return _state(found, instance_id)
+        return _state(host.files.read(f"{instance_folder(instance_id)}/state.json", max_bytes=MAX_BYTES), instance_id)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return State(instance_id=instance_id, damage=f"{type(error).__name__}: {error}")
 
@@ -116,8 +117,8 @@ def save(host: Host, state: State) -> None:
     host.files.make_folder(INSTANCES)
     host.files.make_folder(folder)
     plain = _plain(state.replace(damage=""))
-    digest = sha256_hex(jsontext.dumps(plain).encode())
-    text = jsontext.dumps({"schema": SCHEMA, "sha256": digest, "state": plain}).encode() + b"\n"
+    body = jsontext.dumps(plain).encode()
+    text = _HEAD % (SCHEMA, sha256_hex(body).encode()) + body + _TAIL
     reserve = f"{folder}/reserve"
     try:
         host.files.write(f"{folder}/state.json", text, durable=True)
@@ -169,18 +170,20 @@ def _plain(value: object) -> Any:  # noqa: ANN401  # JSON
     return value
 
 
-def _state(found: dict[str, Any], instance_id: str) -> State:
-    """Return the state that a parsed file holds.
+def _state(text: bytes, instance_id: str) -> State:
+    """Return the state that a file holds.
 
     Raises:
         ValueError: It is of another version or instance, or its digest does not fit.
     """
-    plain = found["state"]
-    if found["schema"] != SCHEMA or plain["instance_id"] != instance_id:
-        message = "of another version or instance"
+    head_bytes = len(_HEAD % (SCHEMA, b"0" * 64))
+    body = text[head_bytes : -len(_TAIL)]
+    if text != _HEAD % (SCHEMA, sha256_hex(body).encode()) + body + _TAIL:
+        message = "of another version, or its digest does not fit"
         raise ValueError(message)
-    if sha256_hex(jsontext.dumps(plain).encode()) != found["sha256"]:
-        message = "its digest does not fit"
+    plain = jsontext.loads(body)
+    if plain["instance_id"] != instance_id:
+        message = "of another instance"
         raise ValueError(message)
     return State(
         **{

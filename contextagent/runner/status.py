@@ -98,14 +98,14 @@ def _said(problem: Problem) -> dict[str, str]:
     return {"reason": problem.reason, "message": problem.text()}
 
 
-def publish(host: Host, status: Mapping[str, Any]) -> None:
+def publish(host: Host, status: dict[str, Any]) -> None:
     """Put `status.json` in place for everybody to read.
 
     Raises:
         CannotWriteError: It could not be written.
     """
     host.files.make_folder(RUN, 0o755)
-    host.files.write(STATUS, jsontext.dumps(dict(status), indent=2).encode(), mode=0o644)
+    host.files.write(STATUS, jsontext.dumps(status).encode() + b"\n", mode=0o644)
 
 
 def read_status(host: Host) -> dict[str, Any] | None:
