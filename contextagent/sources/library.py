@@ -53,7 +53,7 @@ class LibraryMedium(NamedMedium):
     """
 
     def __init__(self, host: Host, disk: Disk) -> None:
-        super().__init__(disk.name)
+        super().__init__(disk.name, "library")
         try:
             fd = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -106,7 +106,13 @@ class LibraryMedium(NamedMedium):
 
 def _entry(name: str, kind: str, size_bytes: int, mode: int, target: str) -> Entry:
     known = kind if kind in _KINDS else "other"
-    return Entry(path=str(name), kind=known, size_bytes=int(size_bytes), mode=mode & 0o7777, target=str(target))  # type: ignore[arg-type]
+    return Entry(
+        path=str(name),
+        kind=known,  # type: ignore[arg-type]  # one of the words, as the line above sees to
+        size_bytes=int(size_bytes),
+        mode=mode & 0o7777,
+        target=str(target),
+    )
 
 
 def _readers(kind: str, fd: int) -> tuple[Callable[[], None], Callable[[], Tree]]:

@@ -67,6 +67,10 @@ def _warned(findings: DiskFindings) -> list[str]:
     return [problem.reason for problem in findings.warnings]
 
 
+def _names(host: Host, *, rom: bool = False) -> list[str]:
+    return [disk.name.removeprefix("/dev/") for disk in find_disks(host) if disk.is_rom or not rom]
+
+
 def _folder(path: Path, *names: str) -> Path:
     for name in names:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -214,13 +218,13 @@ def test_rom_drives_are_asked_by_number_and_before_all_others(host: Host, dev: P
     for name in ("sr10", "vda1", "sr2", "hda", "xvdb", "sdb"):
         make_iso(both, dev / name, label=name)
     _folder(dev, "loop0", "sr", "srx", "sd1", "sda/x", "tty1")
-    assert [disk.name for disk in find_disks(host)] == ["sr2", "sr10", "hda", "sdb", "vda1", "xvdb"]
+    assert _names(host) == ["sr2", "sr10", "hda", "sdb", "vda1", "xvdb"]
     (Path(host.root) / "proc/ide/hda").mkdir(parents=True)
     (Path(host.root) / "proc/ide/hda/media").write_text("cdrom\n")
     (Path(host.root) / "sys/class/block/sdb/device").mkdir(parents=True)
     (Path(host.root) / "sys/class/block/sdb/device/type").write_text("5\n")
-    assert [disk.name for disk in find_disks(host)] == ["sr2", "sr10", "hda", "sdb", "vda1", "xvdb"]
-    assert [disk.name for disk in find_disks(host) if disk.is_rom] == ["sr2", "sr10", "hda", "sdb"]
+    assert _names(host) == ["sr2", "sr10", "hda", "sdb", "vda1", "xvdb"]
+    assert _names(host, rom=True) == ["sr2", "sr10", "hda", "sdb"]
 
 
 def test_each_owner_has_the_first_disk_with_its_material(host: Host, dev: Path, tmp_path: Path) -> None:
@@ -230,8 +234,11 @@ def test_each_owner_has_the_first_disk_with_its_material(host: Host, dev: Path, 
     assert _scripts(findings, "site") == ["pre-network/prolog.sh", "stop/prolog.sh"]
     assert _scripts(findings, "user") == ["pre-network/prolog.sh", "stop/prolog.sh"]
     assert _warned(findings) == ["second-disk"]
-    assert "'sr1'" in findings.warnings[0].message
-    assert [(verdict.owner, verdict.reason) for verdict in findings.verdicts] == [("site", "'sr0'"), ("user", "'sr1'")]
+    assert "'/dev/sr1'" in findings.warnings[0].message
+    assert [(verdict.owner, verdict.reason) for verdict in findings.verdicts] == [
+        ("site", "'/dev/sr0' (library)"),
+        ("user", "'/dev/sr1' (library)"),
+    ]
 
 
 def test_only_a_rom_or_a_named_device_speaks_as_the_site(host: Host, dev: Path, both: Path) -> None:
@@ -239,7 +246,7 @@ def test_only_a_rom_or_a_named_device_speaks_as_the_site(host: Host, dev: Path, 
     findings = _search(host)
     assert findings.found["site"] is None
     assert _verdicts(findings, "site") == ["absent"]
-    assert _reasons(findings, "site") == "'xvdb' may not speak as the site"
+    assert _reasons(findings, "site") == "'/dev/xvdb' may not speak as the site"
     assert "pre-network/prolog.sh" in _scripts(findings, "user")
     assert "post-network/epilog.sh" in _scripts(findings, "user")
     for policy in ("disk:\n  site_devices: [rom, xvdb]", "preset: hepix2012"):
@@ -280,7 +287,7 @@ def test_a_strangers_disk_does_not_say_which_instance_this_is(host: Host, dev: P
 def test_a_partition_that_shows_its_whole_disks_volume_is_looked_at_once(host: Host, dev: Path, both: Path) -> None:
     make_iso(both, dev / "sdb")
     (dev / "sdb1").write_bytes((dev / "sdb").read_bytes())
-    assert [disk.name for disk in find_disks(host)] == ["sdb"]
+    assert _names(host) == ["sdb"]
 
 
 def test_no_drive_means_absent_for_both_without_any_wait(machine: Machine) -> None:
@@ -310,7 +317,7 @@ def test_a_drive_that_never_gets_ready_is_broken_after_10_seconds(machine: Machi
     machine.put("dev/sr0", b"")
     host = HastyHost(str(machine.root), status="not-ready")
     findings = _search(host)
-    assert _reasons(findings, "site").startswith("not-ready: cannot read 'sr0'")
+    assert _reasons(findings, "site").startswith("not-ready: cannot read '/dev/sr0'")
     assert 10 <= host.seconds < 30
 
 
@@ -445,7 +452,7 @@ def ext2(both: Path, tmp_path: Path) -> Iterator[Path]:
 
 def test_a_mounted_disk_is_read_while_no_mount_is_to_be_seen(host: Host, ext2: Path) -> None:
     # the kernel here may know no iso9660; what happens after mount(2) is the same for every file system
-    medium = mounted(host, Disk(name="disk", path=str(ext2), kind="ext2"))  # type: ignore[arg-type]
+    medium = mounted(host, Disk(name="disk", path=str(ext2), kind="ext2"))  # type: ignore[arg-type]  # a kind this kernel has
     assert medium.read("user/epilog.sh", max_bytes=100) == SCRIPT.encode()
     assert str(ext2) not in Path("/proc/self/mountinfo").read_text()
     assert list(Path(host.root).glob("run/contextagent/*")) == []
@@ -456,7 +463,7 @@ def test_what_a_killed_agent_left_mounted_is_taken_away(host: Host, ext2: Path) 
     stale = Path(host.root) / "run/contextagent/disk-4194305"  # beyond the highest process id
     stale.mkdir(parents=True)
     subprocess.run(["mount", "-o", "ro", str(ext2), str(stale)], check=True)
-    mounted(host, Disk(name="disk", path=str(ext2), kind="ext2")).close()  # type: ignore[arg-type]
+    mounted(host, Disk(name="disk", path=str(ext2), kind="ext2")).close()  # type: ignore[arg-type]  # a kind this kernel has
     assert not stale.exists()
     assert str(stale) not in Path("/proc/self/mountinfo").read_text()
 

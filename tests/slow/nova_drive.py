@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import sys
 
-from nova import conf, context, objects  # type: ignore[import-not-found]
-from nova.api.metadata import base  # type: ignore[import-not-found]
-from nova.network import model, security_group_api  # type: ignore[import-not-found]
-from nova.virt import configdrive  # type: ignore[import-not-found]
+from nova import conf, context, objects
+from nova.api.metadata import base
+from nova.network import model, security_group_api
+from nova.virt import configdrive
 
 UUID = "9f5c1a44-3f5e-4a9a-8d0f-5a8f2e0c7b11"
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 nova@example.org"
@@ -22,6 +22,7 @@ USER_DATA = b"#!/bin/sh\necho a user of Nova's\n"
 
 def main(image: str) -> None:
     """Make the drive of an instance that no database knows."""
+    # one piece: what Nova wants to know of an instance, and no more
     conf.CONF([], project="nova", default_config_files=[])
     objects.register_all()
     admin = context.get_admin_context()
