@@ -36,7 +36,7 @@ class Disk(Value):
     """One device, file or folder that may hold a context.
 
     Attributes:
-        name: What a person calls it.
+        name: What a person calls it: `/dev/sr0`, or the path given with `--disk`.
         path: Where it is on this machine.
         kind: What its superblock says; empty for nothing that is known.
         label: Its volume label; empty where it has none.
@@ -78,28 +78,29 @@ def find_disks(host: Host) -> tuple[Disk, ...]:
 
 
 def _device(host: Host, name: str, end_ns: int) -> Disk | None:
-    path = host.files.real(f"/dev/{name}")
+    shown = f"/dev/{name}"
+    path = host.files.real(shown)
     is_rom = is_rom_type(host, name)
     status = _status(host, path, end_ns) if is_rom else "ok"
     if status == "not-ready":
-        fault = f"not-ready: cannot read '{name}': the drive was not ready in {DRIVE_S:.0f} s"
-        return Disk(name=name, path=path, is_rom=True, fault=fault)
+        fault = f"not-ready: cannot read '{shown}': the drive was not ready in {DRIVE_S:.0f} s"
+        return Disk(name=shown, path=path, is_rom=True, fault=fault)
     if status in ("no-disc", "tray-open"):
         return None
     try:
-        return probe(path, name, is_rom=is_rom)
+        return probe(path, shown, is_rom=is_rom)
     except OSError as error:
         if not is_rom or error.errno in _NO_DISC:
             return None
-        fault = f"read-error: cannot read '{name}': {error.strerror or error}"
-        return Disk(name=name, path=path, is_rom=True, fault=fault)
+        fault = f"read-error: cannot read '{shown}': {error.strerror or error}"
+        return Disk(name=shown, path=path, is_rom=True, fault=fault)
 
 
 def is_site_device(disk: Disk, site_devices: Sequence[str]) -> bool:
     """Return whether the settings let a disk speak as the site; a named device's partitions may, too."""
     if disk.is_rom and "rom" in site_devices:
         return True
-    named = [name.removeprefix("/dev/") for name in site_devices]
+    named = [f"/dev/{name.removeprefix('/dev/')}" for name in site_devices]
     return disk.name in named or disk.name.rstrip("0123456789") in named
 
 

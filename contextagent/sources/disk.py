@@ -187,7 +187,7 @@ class _Search:
             return False
         self._found[owner] = found
         if found.is_material:
-            self._judge(owner, found.source, "found", f"'{view.name}'", start_ns)
+            self._judge(owner, found.source, "found", f"'{view.name}' ({view.medium.reader})", start_ns)
         else:
             self._absences[owner].append(f"'{view.name}': only variables, keys or features")
         return True

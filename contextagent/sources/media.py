@@ -30,12 +30,14 @@ class NamedMedium:
     """What all media share: a name, remembered listings, and the rule for foreign names.
 
     Attributes:
-        name: What a person calls it: `sr0`, or the path given with `--disk`.
+        name: What a person calls it: `/dev/sr0`, or the path given with `--disk`.
+        reader: How it is read: `folder`, `mount` or `library`.
         warnings: Names passed over so far.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, reader: str = "folder") -> None:
         self.name = name
+        self.reader = reader
         self.warnings: list[Problem] = []
         self._listings: dict[str, tuple[Entry, ...]] = {}
 
@@ -111,13 +113,14 @@ class FolderMedium(NamedMedium):
     Args:
         root: The folder's path on this machine.
         name: What to call it.
+        reader: `mount` where the kernel put a disk there.
 
     Raises:
         BrokenSourceError: It can't be opened.
     """
 
-    def __init__(self, root: str, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, root: str, name: str, reader: str = "folder") -> None:
+        super().__init__(name, reader)
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

@@ -65,7 +65,7 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
     try:
         host.mount(disk.path, place, disk.kind)  # type: ignore[arg-type]  # a folder or nothing is never mounted
         try:
-            return FolderMedium(host.files.real(place), disk.name)
+            return FolderMedium(host.files.real(place), disk.name, "mount")
         finally:
             host.unmount(place)
     finally:
