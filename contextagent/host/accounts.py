@@ -54,10 +54,19 @@ def make(host: Host, name: str, home: str) -> Account:
         if account is None:
             message = f"cannot make account '{name}': /etc/passwd does not hold it afterwards"
             raise CannotWriteError(message)
-    if not host.files.exists(account.home):
+    if _lacks_home(host.files, account, home):
         host.files.make_folder(account.home, 0o700)
         os.chown(host.files.real(account.home), account.uid, account.gid, follow_symlinks=False)
     return account
+
+
+def _lacks_home(files: Files, account: Account, home: str) -> bool:
+    """Whether there is no home, or the one that is ours to give is somebody else's: of an account made anew, say."""
+    try:
+        found = os.lstat(files.real(account.home))
+    except FileNotFoundError:
+        return True
+    return account.home == home and found.st_uid != account.uid
 
 
 def _add(host: Host, name: str, home: str) -> None:

@@ -101,6 +101,15 @@ def test_an_account_that_is_there_gets_the_home_that_is_missing(host: Host) -> N
     assert (home.st_uid, home.st_gid, home.st_mode & 0o7777) == (990, 991, 0o700)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a home away needs root")
+def test_a_home_of_somebody_elses_is_given_to_the_account_only_where_the_agent_chose_it(host: Host) -> None:
+    put(host, "/etc/passwd", PASSWD)
+    put(host, "/var/lib/contextuser/work", "")
+    for asked, uid in (("/elsewhere", 0), ("/var/lib/contextuser", 990)):
+        host.make_account("contextuser", asked)
+        assert os.stat(host.files.real("/var/lib/contextuser")).st_uid == uid
+
+
 # ---- locks ----
 
 
