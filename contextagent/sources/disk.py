@@ -63,7 +63,7 @@ class DiskFindings(Value):
         warnings: What was passed over, and what happens next.
         ids: The instance's identity by kind.
         close: Lets go of every medium; call it when all is staged.
-        eject: Opens the drives that held a context, if `disk.eject` says so.
+        eject: Closes, then opens the drives that held a context, if `disk.eject` says so.
     """
 
     found: Mapping[Owner, Found | None]
@@ -256,6 +256,7 @@ class _Search:
 
     def _eject(self) -> None:
         if self._settings["disk.eject"]:
+            self._close()  # a drive in use keeps its disc
             for path in self._drives:
                 try:
                     self._host.eject(path)
@@ -298,7 +299,9 @@ class _DiskView:
                 if offer.owner == owner:
                     # a flat disk with a context.sh lists its files twice, once in each layout
                     offers.setdefault(("companion", offer.name) if offer.role == "companion" else len(offers), offer)
-            if reading.variables_owner == owner:
+            # the site's scripts see a trusted disk's context.sh whoever the flat names belong to
+            is_shared = owner == "site" and self.is_trusted and reading.layout == "opennebula"
+            if reading.variables_owner == owner or is_shared:
                 variables.update(reading.variables)
         user_data = self._user_data() if owner == "user" else None
         if not (offers or variables or user_data):
