@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,6 +128,33 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(host: Host, monkeypat
     assert load(host) == STATE
 
 
+def test_a_state_of_another_instance_is_not_trusted(host: Host) -> None:
+    save(host, STATE)
+    os.rename(host.files.real(instance_folder("dmi-1")), host.files.real(instance_folder("dmi-2")))
+    host.files.remove(f"{HOME}/instance")
+    host.files.link(f"{HOME}/instance", "instances/dmi-2")
+    found = load(host)
+    assert found is not None
+    assert "of another instance" in found.damage
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system of its own needs root")
+def test_a_state_is_kept_on_a_full_disk_by_what_was_reserved_for_it(host: Host) -> None:
+    host.files.make_folder(HOME)
+    real = host.files.real(HOME)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", real], check=True)
+    try:
+        save(host, STATE)
+        with contextlib.suppress(OSError), open(f"{real}/ballast", "wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        changed = STATE.replace(phases={})
+        save(host, changed)
+        assert load(host) == changed
+    finally:
+        subprocess.run(["umount", "--lazy", real], check=True)
+
+
 def record(ev: str, step_id: str = "user/post-network/a", **more: Any) -> dict[str, Any]:
     return {"ev": ev, "id": step_id, "boot": "boot-1", "seq": 1, **more}
 
@@ -149,6 +178,7 @@ def killed_in_a_script(host: Host) -> None:
     journal.record("start", id="site/pre-network/s", sha512=SHA)
     journal.record("end", id="site/pre-network/s", reason="exit")
     journal.record("start", id=SCRIPT.id, sha512=SHA)
+    journal.record("network", state="up")
     journal.close()
 
 

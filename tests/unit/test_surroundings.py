@@ -119,6 +119,11 @@ def test_keys_are_added_once_beside_those_that_are_there(host: Host) -> None:
     assert str(placed.facts["fingerprints"][0]).startswith("SHA256:")
 
 
+def test_the_first_key_makes_the_file(host: Host) -> None:
+    take(host, key_step("site", KEY, account="ops"), "i", None)
+    assert host.files.read("/home/ops/.ssh/authorized_keys", max_bytes=9999).decode() == KEY + "\n"
+
+
 def test_a_line_that_is_no_key_and_an_account_that_is_not_there_are_refused(tmp_path: Path) -> None:
     host = MachineOfItsOwn(str(tmp_path))
     with pytest.raises(CannotWriteError, match="there is no such account"):
