@@ -5,10 +5,12 @@ The only room that prints, exits, or catches everything.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 
-from contextagent.errors import ContextAgentError, UsageError
+from contextagent.errors import CannotWriteError, ContextAgentError, UsageError
 from contextagent.model import PHASES
 
 TYPE_CHECKING = False
@@ -31,50 +33,83 @@ VERBS = {
 }
 """Verb to (its module in this room, one line on it)."""
 WITH_VALUE = {
-    "--root": "agent's own files below this folder instead of /",
-    "--policy": "this file instead of the image's policy",
-    "--disk": "a device, an ISO or VFAT file, or a folder that stands for a ROM disk; or none",
-    "--metadata": "the metadata service's address, or none",
+    "--root": ("DIR", "agent's own files below this folder instead of /"),
+    "--policy": ("FILE", "this file instead of the image's policy"),
+    "--disk": ("PATH", "a device, an ISO or VFAT file, or a folder that stands for a ROM disk; or none"),
+    "--metadata": ("URL", "the metadata service's address, or none"),
 }
+"""Option to (what its value is, one line on it)."""
 FLAGS = {
     "--force": "run once-only scripts again",
     "--resume": "go on where a killed agent stopped; only report if the phase is complete",
     "--debug": "show tracebacks",
 }
-SOURCE_OPTIONS = ("--disk", "--metadata")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command, and return its exit code (docs/reference/cli.md)."""
     os.umask(0o077)
-    is_debug = "--debug" in argv
+    _hold_streams()
+    code = 0
     try:
-        return _dispatch(list(argv))
-    except ContextAgentError as error:
-        if is_debug:
-            raise
-        return _failed(error)
-    except KeyboardInterrupt:
-        return 130
+        code = _dispatch(list(argv))
+        sys.stdout.flush()
     except BrokenPipeError:
         # whoever read our output has had enough; a second error at exit would only be noise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except Exception as error:  # a bug must not end as a traceback on a machine's console
-        if is_debug:
-            raise
-        sys.stderr.write(f"contextagent: cannot go on: {type(error).__name__}: {error} (a bug; see --debug)\n")
-        return 1
+        drop_output()
+    except BaseException as error:  # noqa: BLE001  # a bug must not end as a traceback on a machine's console
+        code = _failed(error, is_debug="--debug" in argv)
+    return code
 
 
-def _failed(error: ContextAgentError) -> int:
+def _hold_streams() -> None:
+    """Put something in the place of a closed standard stream, or a file of ours would be taken for it."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _to_nowhere(fd)
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115  # for good
+
+
+def _to_nowhere(fd: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != fd:
+        os.dup2(null, fd)
+        os.close(null)
+
+
+def drop_output() -> None:
+    """Let what was not written yet go nowhere: where it went to is gone or full."""
+    _to_nowhere(1)
+    _to_nowhere(2)
+
+
+def _failed(error: BaseException, *, is_debug: bool) -> int:
+    """Say what went wrong on stderr, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        _to_nowhere(1)
+        error = CannotWriteError(f"cannot write 'standard output': {error.strerror}")
+    try:
+        return _said(error, is_debug=is_debug)
+    except OSError:  # stderr can't be written either: the exit code is all that is left
+        drop_output()
+        return error.exit_code if isinstance(error, ContextAgentError) else 1
+
+
+def _said(error: BaseException, *, is_debug: bool) -> int:
     from contextagent.cli.text import printable  # noqa: PLC0415  # only an error needs it
 
-    for problem in error.problems:
-        sys.stderr.write(f"contextagent: {printable(problem.text())}\n")
-    sys.stderr.write(f"contextagent: {printable(str(error))}\n")
-    if error.hint:
-        sys.stderr.write(f"contextagent: {printable(error.hint)}\n")
+    if is_debug:
+        from traceback import print_exception  # noqa: PLC0415  # see above
+
+        print_exception(error)
+    if not isinstance(error, ContextAgentError):
+        said = printable(f"{type(error).__name__}: {error}")
+        sys.stderr.write(f"contextagent: cannot go on: {said} (a bug; see --debug)\n")
+        return 1
+    lines = [*(problem.text() for problem in error.problems), str(error), error.hint]
+    sys.stderr.write("".join(f"contextagent: {printable(line)}\n" for line in lines if line))
     return error.exit_code
 
 
@@ -103,9 +138,10 @@ def _boot_words(argv: list[str]) -> tuple[Phase | None, dict[str, str | bool]] |
         elif word in PHASES and is_run and phase is None:
             phase = PHASES[PHASES.index(word)]
         elif name in WITH_VALUE:
-            options[name] = value if equals else next(words, "")
-            if not options[name]:
+            value = value if equals else next(words, "")
+            if not value or (value.startswith("-") and not equals):
                 return None
+            options[name] = value
         elif word in FLAGS:
             options[word] = True
         else:
@@ -122,3 +158,23 @@ def check_metadata(value: str | None) -> None:
     if value not in (None, "none"):
         message = f"cannot ask '{value}': the metadata service is not yet supported"
         raise UsageError(message)
+
+
+def check_root(root: str, *, is_made: bool) -> None:
+    """Refuse a `--root` that is no folder; one that is not there yet will do for a verb that makes it (`is_made`).
+
+    Raises:
+        UsageError: It will not do.
+    """
+    cause = "not a folder"
+    try:
+        if stat.S_ISDIR(os.stat(root).st_mode):
+            return
+    except FileNotFoundError:
+        if is_made:
+            return
+        cause = "no such folder"
+    except OSError as error:
+        cause = error.strerror or "not readable"
+    message = f"cannot use '{root}' as the root: {cause}"
+    raise UsageError(message)

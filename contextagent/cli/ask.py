@@ -54,7 +54,8 @@ def run_query(options: argparse.Namespace, shell: Shell) -> int:
     found = _lookup(_context(shell.host, status) if root == "context" else status, rest)
     if found is None:
         message = f"cannot tell '{options.key}': nothing is known of it"
-        raise UnknownError(message, hint="" if status else "the agent has not run in this boot")
+        only_root = "" if shell.host.caller()[0] == 0 else "most of it is for root to read"
+        raise UnknownError(message, hint=only_root if status else "the agent has not run in this boot")
     shell.emit(found, _text(found))
     return 0
 

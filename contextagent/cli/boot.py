@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 from contextagent import agent
-from contextagent.cli import FLAGS, WITH_VALUE, check_metadata
+from contextagent.cli import FLAGS, check_metadata, check_root, drop_output
+from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.host import Host
+from contextagent.model import PHASES
 from contextagent.runner.status import EXIT_CODES, result_of
 
 TYPE_CHECKING = False
@@ -35,14 +37,44 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
     """
     disk, policy, metadata = (_text(given, name) for name in ("--disk", "--policy", "--metadata"))
     check_metadata(metadata)
+    host = _host(_text(given, "--root"))
     request = agent.Request(disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given)
-    outcome = agent.run(Host(_text(given, "--root") or "/"), (phase,) if phase else agent.BOOT, request)
+    try:
+        outcome = agent.run(host, (phase,) if phase else agent.BOOT, request)
+    except CannotWriteError as error:
+        error.hint = error.hint or (f"paths are below '{host.root}'" if host.is_caller else "")
+        raise
     if phase == "stop" and not outcome.is_news:
         sys.stdout.write("contextagent: stop already done in this boot\n")
         return 0
     result = result_of(outcome.state)
-    _summarise(outcome.state, result)
+    try:
+        _summarise(outcome.state, result)
+        sys.stdout.flush()
+    except OSError:  # a console that is gone or full changes nothing of what came out, and status.json tells it
+        drop_output()
     return EXIT_CODES[result]
+
+
+def _host(root: str | None) -> Host:
+    """Return the machine to contextualise.
+
+    Raises:
+        UsageError: `--root` is something else than a folder.
+        RefusedError: It is this machine, and the caller is not root.
+    """
+    if root is not None:
+        check_root(root, is_made=True)
+    host = Host(root or "/")
+    if _is_beyond(host):
+        message = "cannot run 'run': only root may contextualise this machine"
+        raise RefusedError(message, hint="for a trial below a folder of your own: contextagent run --root DIR")
+    return host
+
+
+def _is_beyond(host: Host) -> bool:
+    """Whether this is the machine itself, and the caller not its root."""
+    return not host.is_caller and host.caller()[0] != 0
 
 
 def _text(given: Mapping[str, str | bool], name: str) -> str | None:
@@ -52,16 +84,18 @@ def _text(given: Mapping[str, str | bool], name: str) -> str | None:
 
 def _summarise(state: State, result: str) -> None:
     """Print the one line that a console shows, and what went wrong on stderr."""
-    for problem in (*state.errors, *state.warnings):
-        sys.stderr.write(f"contextagent: {problem.text()}\n")
-    for verdict in state.verdicts:
-        if verdict.verdict == "broken":
-            sys.stderr.write(f"contextagent: cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}\n")
+    said = [problem.text() for problem in (*state.errors, *state.warnings)]
+    broken = [verdict for verdict in state.verdicts if verdict.verdict == "broken"]
+    said += [f"cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}" for verdict in broken]
     for report in state.reports:
         if report["state"] not in ("ok", "skipped"):
             why = f": {report['reason']}" if report["reason"] else ""
             ended = f" (exit {report['exit_code']})" if report["exit_code"] is not None else ""
-            sys.stderr.write(f"contextagent: {report['id']} {report['state']}{ended}{why}\n")
+            said.append(f"{report['id']} {report['state']}{ended}{why}")
+    if said:
+        from contextagent.cli.text import printable  # noqa: PLC0415  # a boot that goes well has nothing to say
+
+        sys.stderr.write("".join(f"contextagent: {printable(line)}\n" for line in said))
     ran = [report for report in state.reports if report["duration_s"] is not None]
     counts = ", ".join(f"{sum(each['owner'] == owner for each in ran)} {owner}" for owner in ("user", "site"))
     sys.stdout.write(f"contextagent: {result} ({counts} scripts, instance {state.instance_id})\n")
@@ -70,9 +104,7 @@ def _summarise(state: State, result: str) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add `run`'s words; a plain `run` never comes here (see `cli.main`), its help and its mistakes do."""
     parser.epilog = _RUN_EXAMPLES
-    parser.add_argument(
-        "phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: the first two"
-    )
+    _add_phase(parser, "the first two")
     _add_sources(parser)
     for name in ("--force", "--resume"):
         parser.add_argument(name, help=FLAGS[name], action="store_true")
@@ -89,22 +121,35 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     from contextagent.cli.text import add_format  # noqa: PLC0415  # a boot does not print tables
 
     parser.epilog = _PLAN_EXAMPLES
-    parser.add_argument(
-        "phase", nargs="?", choices=("pre-network", "post-network", "stop"), help="default: all, in order"
-    )
+    _add_phase(parser, "all, in order")
     _add_sources(parser)
     parser.add_argument("--force", help=FLAGS["--force"], action="store_true")
     add_format(parser)
 
 
+def _add_phase(parser: argparse.ArgumentParser, default: str) -> None:
+    words = f"pre-network, post-network or stop (default: {default})"
+    parser.add_argument("phase", nargs="?", choices=PHASES, metavar="PHASE", help=words)
+
+
 def _add_sources(parser: argparse.ArgumentParser) -> None:
+    from contextagent.cli.parser import add_valued  # noqa: PLC0415  # a boot needs no parser
+
     for name in ("--disk", "--metadata"):
-        parser.add_argument(name, help=WITH_VALUE[name], metavar=name[2:].upper())
+        add_valued(parser, name, default=None)
 
 
 def run_plan(options: argparse.Namespace, shell: Shell) -> int:
-    """Print the plan; raises as `agent.plan`."""
+    """Print the plan.
+
+    Raises:
+        ContextAgentError: As `agent.plan` says.
+        RefusedError: The plan is one that only root can know.
+    """
     check_metadata(options.metadata)
+    if options.disk is None and _is_beyond(shell.host):
+        message = "cannot plan 'this machine': only root may read its disks, and what is remembered of its boots"
+        raise RefusedError(message, hint="for a disk of your own: contextagent plan --disk PATH")
     request = agent.Request(disk=options.disk, policy=shell.policy_override, is_forced=options.force)
     plan = agent.plan(shell.host, options.phase, request)
     shell.emit(plan_facts(plan), _plan_text(plan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from contextagent.cli.text import add_format, printable, table
-from contextagent.errors import InvalidInputError, TryLaterError, UnknownError
+from contextagent.errors import InvalidInputError, TryLaterError, UnknownError, UsageError
 from contextagent.runner.status import EXIT_CODES, STATUS, read_status
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
 
 _POLL_S = 0.2
+_LONGEST_S = 315_360_000
 _BAR_COLUMNS = 40
 
 
@@ -43,8 +44,23 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     """Add `status`'s words."""
     parser.epilog = "example:\n  contextagent status --wait --timeout 600 --format json"
     parser.add_argument("--wait", action="store_true", help="wait until no phase is running")
-    parser.add_argument("--timeout", type=float, metavar="S", help="wait at most this many seconds (exit 75 then)")
+    parser.add_argument(
+        "--timeout", type=_patience_s, metavar="S", help="wait at most this many seconds (exit 75 then)"
+    )
     add_format(parser)
+
+
+def _patience_s(text: str) -> float:
+    import argparse  # noqa: PLC0415  # only its error
+
+    try:
+        patience_s = float(text)
+    except ValueError:
+        patience_s = -1.0
+    if not 0 <= patience_s <= _LONGEST_S:
+        message = f"'{text}' is no number of seconds from 0 to {_LONGEST_S}"
+        raise argparse.ArgumentTypeError(message)
+    return patience_s
 
 
 def run_status(options: argparse.Namespace, shell: Shell) -> int:
@@ -53,7 +69,11 @@ def run_status(options: argparse.Namespace, shell: Shell) -> int:
     Raises:
         TryLaterError: `--wait` timed out.
         UnknownError: The agent has not run in this boot.
+        UsageError: A time-out, and nothing to wait for.
     """
+    if options.timeout is not None and not options.wait:
+        message = "cannot understand '--timeout': it goes with --wait"
+        raise UsageError(message)
     status = _waited(shell.host, options.timeout) if options.wait else _status_of(shell.host)
     shell.emit(status, "\n".join(_status_lines(status)))
     return EXIT_CODES[status["result"]]

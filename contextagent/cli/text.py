@@ -58,6 +58,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add `--format text|json` to a verb that prints facts."""
+    from argparse import SUPPRESS  # noqa: PLC0415  # a boot that has something to say has no parser
+
     parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="how facts are printed (default: text)"
+        "--format",
+        choices=("text", "json"),
+        metavar="text|json",
+        default=SUPPRESS,  # an action's own default would undo what stands before its word
+        help="how facts are printed (default: text)",
     )

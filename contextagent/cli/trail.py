@@ -10,8 +10,9 @@ import time
 from datetime import UTC, datetime
 
 from contextagent import jsontext
+from contextagent.cli.parser import add_global
 from contextagent.cli.text import add_format, printable, table
-from contextagent.errors import UnknownError, UsageError
+from contextagent.errors import RefusedError, UnknownError, UsageError
 from contextagent.runner.journal import LOGS, read_records, receipt_path
 from contextagent.trace.receipt import make_receipt
 from contextagent.trace.records import RECORDS, decode, rfc3339
@@ -55,6 +56,7 @@ record has, 3 no record at all. With an anchor given, only that vouches for a bo
 def add_trace(parser: argparse.ArgumentParser) -> None:
     """Add `trace show` and `trace verify`."""
     parser.epilog = "example:\n  contextagent trace verify && contextagent trace show --event end"
+    add_format(parser)
     actions = parser.add_subparsers(dest="action", metavar="show|verify", required=True)
     show = _action(actions, "show", "print the records, all or those that fit", _SHOW_EXAMPLES)
     show.add_argument(
@@ -94,6 +96,7 @@ def _action(actions: Any, name: str, summary: str, examples: str) -> argparse.Ar
     )
     action.add_argument("files", nargs="*", metavar="FILE", help="instead of this machine's own traces")
     add_format(action)
+    add_global(action)
     return action
 
 
@@ -126,15 +129,29 @@ def _sources(files: Sequence[str], host: Host) -> list[str]:
 
     Raises:
         UnknownError: There is none.
+        RefusedError: The caller may not read the machine's own.
     """
     if files:
         return list(files)
-    entries = [entry for entry in host.files.folder(LOGS) if entry.kind == "file" and entry.name.startswith("trace-")]
-    own = [host.files.real(f"{LOGS}/{entry.name}") for entry in entries if entry.name.endswith(".jsonl")]
+    names = [name for name in _log_names(host) if name.startswith("trace-") and name.endswith(".jsonl")]
+    own = [host.files.real(f"{LOGS}/{name}") for name in names]
     if not own:
         message = f"cannot read '{LOGS}': there is no trace"
         raise UnknownError(message, hint="the agent writes one at boot; a collector's file can be named")
     return sorted(own, key=os.path.getmtime)
+
+
+def _log_names(host: Host) -> list[str]:
+    """Return the names of the agent's logs; none where it has not run.
+
+    Raises:
+        RefusedError: The caller may not read them.
+    """
+    try:
+        return [entry.name for entry in host.files.folder(LOGS) if entry.kind == "file"]
+    except PermissionError as error:
+        message = f"cannot read '{LOGS}': {error.strerror}"
+        raise RefusedError(message, hint="what ran on a machine is for root to read") from error
 
 
 def _open(path: str) -> int:
@@ -326,7 +343,9 @@ def run_receipt(options: argparse.Namespace, shell: Shell) -> int:
 
     Raises:
         UnknownError: Nothing is known of that boot.
+        RefusedError: The caller may not read the trace.
     """
+    _log_names(shell.host)
     boot_id = options.boot or shell.host.boot_id()
     receipt = make_receipt(read_records(shell.host, boot_id), _written(shell.host, boot_id))
     if receipt["last"] is None:
