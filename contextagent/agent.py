@@ -127,9 +127,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outc
 
 
 def _is_over(known: State, phase: Phase, request: Request) -> bool:
-    """Whether there is nothing to do: a resumed phase is complete, or the machine's stop was done in this boot."""
-    is_complete = known.phases.get(phase, {}).get("state") not in (None, "pending", "running")
-    return is_complete and (request.is_resumed or phase == "stop")
+    """Whether there is nothing to do: the phase that is resumed is complete."""
+    return request.is_resumed and known.phases.get(phase, {}).get("state") not in (None, "pending", "running")
 
 
 def _is_known(known: State, phase: Phase, request: Request) -> bool:
