@@ -168,7 +168,7 @@ def _kept(supply: Supply) -> list[Problem]:
 
 def _cloud_init(host: Host, user: Supply | None) -> tuple[Problem, ...]:
     """Return the one warning where cloud-init would run the user data, too; the rule needs something to run."""
-    if user is None or not user.user_data or not (user.scripts or user.files):
+    if user is None or not any(script.is_user_data for script in user.scripts):
         return ()
     from contextagent.sources.cloud_init import is_enabled  # noqa: PLC0415  # only user data raises the question
 

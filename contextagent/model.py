@@ -224,7 +224,8 @@ class Reading(Value):
 class Script(Value):
     """A script that is staged: copied to the agent's own state and digested.
 
-    `content` is the staged copy's path, relative to the instance's folder.
+    `content` is the staged copy's path, relative to the instance's folder; `is_user_data` says that it came as such,
+    which cloud-init would run, too.
     """
 
     owner: Owner
@@ -234,6 +235,7 @@ class Script(Value):
     sha512: str
     size_bytes: int
     content: str
+    is_user_data: bool = False
 
     @property
     def id(self) -> str:
@@ -242,7 +244,7 @@ class Script(Value):
 
 
 class PlacedFile(Value):
-    """A file that an owner wants put at `target`; `content` as in `Script`, or empty where `link` is set."""
+    """A file that an owner wants put at `target`; as in `Script`, but `content` is empty where `link` is set."""
 
     owner: Owner
     target: str
@@ -251,6 +253,7 @@ class PlacedFile(Value):
     mode: int
     content: str
     link: str = ""
+    is_user_data: bool = False
 
 
 class LoginKey(Value):

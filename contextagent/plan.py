@@ -105,7 +105,7 @@ def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step
             frequency,
             situation,
             rerun=chosen.rerun,
-            is_user_data=_is_user_data(script),
+            is_user_data=script.is_user_data,
         ),
         late=is_late,
         content=script.content,
@@ -114,11 +114,6 @@ def _script_step(script: Script, situation: Situation, *, is_late: bool) -> Step
         on_error=chosen.on_error,
         rerun=chosen.rerun,
     )
-
-
-def _is_user_data(script: Script) -> bool:
-    """Whether a script came as user data: only such ranks do (docs/reference/context.md, table of names)."""
-    return script.owner == "user" and script.rank == (3 if script.phase == "pre-network" else 4)
 
 
 def _skip(  # each argument is one ground for skipping
@@ -193,7 +188,7 @@ def _file_step(placed: PlacedFile, phase: Phase, profile: Profile, situation: Si
         profile=profile,
         limits=None,
         frequency=frequency,
-        skip=_skip(step_id, placed.sha512, placed.owner, frequency, situation),
+        skip=_skip(step_id, placed.sha512, placed.owner, frequency, situation, is_user_data=placed.is_user_data),
         late=False,
         content=placed.content,
         target=placed.target,

@@ -180,7 +180,8 @@ def _gather(
 ) -> Supply:
     """Stage every offer of an owner; the first of two scripts with one id wins, and the other is named."""
     made = _Made(owner, store, warnings)
-    for offers, medium in groups:
+    for number, (offers, medium) in enumerate(groups):
+        made.is_user_data = number > 0
         for offer in offers:
             if offer.owner == owner:
                 made.take(offer, medium)
@@ -194,6 +195,7 @@ class _Made:
         self._owner = owner
         self._store = store
         self._warnings = warnings
+        self.is_user_data = False
         self._scripts: dict[str, Script] = {}
         self._files: dict[str, PlacedFile] = {}
         self._keys: list[LoginKey] = []
@@ -262,6 +264,7 @@ class _Made:
             sha512=sha512,
             size_bytes=size,
             content=f"scripts/{self._owner}/{offer.phase}/{offer.name}",
+            is_user_data=self.is_user_data,
         )
 
     def _take_file(self, offer: Offer, medium: Medium | None) -> None:
@@ -275,6 +278,7 @@ class _Made:
             size_bytes=size,
             mode=offer.mode & 0o755,
             content=content and f"scripts/{self._owner}/files{offer.name}",
+            is_user_data=self.is_user_data,
             link=offer.link,
         )
 

@@ -180,7 +180,8 @@ def test_after_a_kill_what_was_begun_in_this_boot_is_not_begun_again() -> None:
 
 
 def test_cloud_init_takes_user_data_only_and_a_full_strict_trace_all_of_the_users() -> None:
-    native, data = script("user", "post-network", "n", rank=2), script("user", "post-network", "user-data", rank=4)
+    native = script("user", "post-network", "n", rank=2)
+    data = script("user", "post-network", "user-data", rank=4).replace(is_user_data=True)
     given = both(
         Supply(owner="site", source="disk:hepix", scripts=(script("site", "post-network", "s"),)),
         Supply(owner="user", source="disk:hepix", scripts=(native, data)),
