@@ -57,6 +57,7 @@ class PhaseRun:
         self._around = around
         self._remember = remember
         self._tell = tell
+        self._oom_kills = host.oom_kills()
         self.reports: list[dict[str, Any]] = []
         self.problems: list[Problem] = []
         self.once: dict[str, tuple[str, str]] = {}
@@ -130,7 +131,10 @@ class PhaseRun:
             self.report(step, "skipped", reason="not-recordable")
             return
         ending = run_script(self._host, job)
-        self._journal.record("end", **_end_facts(step, ending))
+        # durable with the next record, which is durable before anything else runs
+        self._journal.record("end", is_durable=False, **_end_facts(step, ending))
+        if ending.reason == "oom":
+            self._oom_kills = self._host.oom_kills()
         is_veto = step.owner == "site" and ending.exit_code == VETO_EXIT
         self.report(step, "ok" if is_veto else ending.state, reason=_reason(step, ending), ending=ending)
         if step.frequency == "once":
@@ -173,6 +177,7 @@ class PhaseRun:
             account=self._around.accounts[step.owner],
             limits=limits.replace(wall_s=min(limits.wall_s, left_s)),
             output=self._output(step),
+            oom_kills=self._oom_kills,
             keep_daemons=step.owner == "site" and step.daemons == "keep",
         )
 

@@ -45,6 +45,7 @@ class Job(Value):
         limits: Its bounds.
         output: Where its output is kept, a path of the guest.
         keep_daemons: Whether what it leaves behind lives on after exit code 0.
+        oom_kills: The kernel's count of out-of-memory kills before it.
         grace_s: Seconds between TERM and KILL, when its time is over (context, section 5).
     """
 
@@ -57,6 +58,7 @@ class Job(Value):
     limits: Limits
     output: str
     keep_daemons: bool
+    oom_kills: int = 0
     grace_s: float = 10.0
 
 
@@ -114,7 +116,6 @@ def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:
     """Start the script, and see to its bounds until nothing of it is left."""
     limits = job.limits
     capture = Capture(output, max_bytes=limits.output_bytes)
-    oom_kills = host.oom_kills()
     end_s = host.mono_ns() / 1e9 + limits.wall_s
     child = supervised.start(
         argv,
@@ -142,7 +143,7 @@ def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:
         ending = ending.replace(
             state="failed", reason="limit", detail=f"it wrote more than {limits.output_bytes} bytes"
         )
-    elif ending.signal == _SIGKILL and ending.reason == "exit" and host.oom_kills() > oom_kills:
+    elif ending.signal == _SIGKILL and ending.reason == "exit" and host.oom_kills() > job.oom_kills:
         ending = ending.replace(reason="oom")
     if capture.problem and not ending.detail:
         ending = ending.replace(detail=f"cannot keep the output of '{job.script}': {capture.problem}")
