@@ -108,12 +108,18 @@ class PhaseRun:
         try:
             placed = place.take(self._host, step, self._around.instance_id, self._around.accounts[step.owner])
         except ContextAgentError as error:
-            self._journal.record("refuse", id=step.id, owner=step.owner, result="refused", reason=error.reason)
-            self.problems.append(Problem(reason=error.reason, message=f"{error}, going on without it"))
+            self._refuse(step, error.reason, str(error))
+            return
+        except OSError as error:  # such as a folder or a loop of links where the owner wants a file
+            self._refuse(step, "cannot-write", f"cannot write '{step.target}': {error.strerror or error}")
             return
         self._journal.record(placed.event, id=step.id, **placed.facts)
         if step.frequency == "once":
             self.once[step.id] = (step.sha512, "done")
+
+    def _refuse(self, step: Step, reason: str, message: str) -> None:
+        self._journal.record("refuse", id=step.id, owner=step.owner, result="refused", reason=reason)
+        self.problems.append(Problem(reason=reason, message=f"{message}, going on without it"))
 
     def _run_script(self, step: Step, deadline_ns: int) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextagent.digests import new_sha512
-from contextagent.errors import BrokenSourceError
+from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.model import OWNERS, Problem, Supply, Value, Verdict
 from contextagent.runner.state import State, instance_folder
 from contextagent.sources.disk import search_disks
@@ -74,7 +74,7 @@ def _stage_all(  # a step of `search`
     verdicts = list(findings.verdicts)
     warnings = list(findings.warnings)
     staged: dict[Owner, Staged | None] = dict.fromkeys(OWNERS)
-    for owner in OWNERS:
+    for owner in reversed(OWNERS):  # the site first: a user whose material fills the disk must not cost it its own
         found = findings.found.get(owner)
         if found is not None:
             staged[owner] = _stage(host, found, settings, folder, verdicts)
@@ -86,10 +86,14 @@ def _stage_all(  # a step of `search`
 
 
 def _stage(host: Host, found: Found, settings: Settings, folder: str, verdicts: list[Verdict]) -> Staged | None:
-    """Return the staged supply; one that turns out broken changes the verdict, and none of it is used."""
+    """Return the staged supply; one that turns out broken changes the verdict, and none of it is used.
+
+    One that can't be written, whether it is too large or full of names that no file system takes, is broken as well:
+    what is the matter with one owner's material is not to end the other's boot.
+    """
     try:
         return stage(host, found, settings, folder=folder)
-    except BrokenSourceError as error:
+    except (BrokenSourceError, CannotWriteError) as error:
         broken = Verdict(
             owner=found.owner, source=found.source, verdict="broken", reason=f"{error.reason}: {error}", duration_s=0.0
         )

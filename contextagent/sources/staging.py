@@ -204,6 +204,20 @@ class _Made:
         self._settings: tuple[str, str] | None = None
         self._staged: dict[tuple[int, str], str] = {}
         self._companions: list[tuple[str, str, int]] = []
+        self._places: set[str] = set()
+        self._parents: set[str] = set()
+
+    def _claim(self, place: str, what: str = "") -> bool:
+        """Whether nothing stands at `place`, above it or below it yet; what comes second is named where it has a name."""
+        parents = {place[:at] for at, char in enumerate(place) if char == "/"}
+        is_free = place not in self._places and place not in self._parents and not parents & self._places
+        if is_free:
+            self._places.add(place)
+            self._parents |= parents
+        elif what:
+            message = f"cannot take a second '{what}': the first one stands, ignoring it"
+            self._warnings.append(Problem(reason="duplicate", message=message))
+        return is_free
 
     def take(self, offer: Offer, medium: Medium | None) -> None:  # one case a role
         """Stage one offer.
@@ -244,16 +258,9 @@ class _Made:
 
     def _take_script(self, offer: Offer, medium: Medium | None) -> None:
         step_id = f"{offer.owner}/{offer.phase}/{offer.name}"
-        if step_id in self._scripts:
-            self._warnings.append(
-                Problem(
-                    reason="duplicate-script",
-                    message=f"cannot take a second '{step_id}': the first one stands, ignoring it",
-                    path=offer.path,
-                )
-            )
-            return
         content = f"scripts/{offer.phase}/{offer.name}"
+        if not self._claim(content, step_id):
+            return
         sha512, size = self._store.add(content, _pieces(offer, medium), step_id)
         self._staged[id(medium), offer.path] = content
         self._scripts[step_id] = Script(
@@ -269,6 +276,8 @@ class _Made:
 
     def _take_file(self, offer: Offer, medium: Medium | None) -> None:
         content = "" if offer.link else f"scripts/files{offer.name}"
+        if not self._claim(f"scripts/files{offer.name}", offer.name):
+            return
         sha512, size = ("", 0) if offer.link else self._store.add(content, _pieces(offer, medium), offer.name)
         self._staged[id(medium), offer.path] = content
         self._files[offer.name] = PlacedFile(
@@ -285,6 +294,8 @@ class _Made:
     def _take_companion(self, offer: Offer, medium: Medium | None) -> None:
         """Stage a file of the working folder; bytes that are staged already as a script or a file count once."""
         place = f"context/{offer.name}"
+        if not self._claim(place):
+            return
         if offer.link:
             self._store.link(place, offer.link)
             return

@@ -252,6 +252,13 @@ def test_a_file_cannot_take_the_place_of_a_folder(stand: Stand) -> None:
     assert [entry.name for entry in stand.host.files.folder("/etc")] == ["full"]
 
 
+def test_a_file_in_the_place_of_a_parent_is_named_and_ends_nothing(stand: Stand) -> None:
+    stand.host.files.create("/etc/file", (b"x",))
+    work = stand.phase(stand.file_step("/etc/file/a/b"), stand.step("later"))
+    assert [problem.reason for problem in work.problems] == ["cannot-write"]
+    assert [report["state"] for report in work.reports] == ["ok"]
+
+
 def run_phase(stand: Stand, *steps: Step, phase: Any = "post-network", state: State | None = None) -> State:
     return execute(
         stand.host,
