@@ -64,7 +64,7 @@ def _bytes(supply: Supply) -> int:
 
 
 def agent_sha512() -> str:
-    """Return one digest over the agent's own modules (names and bytes, in C-locale order) but for `kit`, no boot's part.
+    """Return one digest over the agent's own modules, names and bytes, but for `kit`, which is no part of a boot.
 
     What runs is what is digested: a package manager's word for it may be older than the last attack.
     """
