@@ -44,7 +44,7 @@ EXPECTED = [
 
 
 def _lint(tmp_path: Path, *words: object) -> Done:
-    return run((*AGENT, "--root", str(tmp_path / "root"), "lint", *map(str, words)))
+    return run((*AGENT, "--root", str(tmp_path), "lint", *map(str, words)))
 
 
 @pytest.fixture
