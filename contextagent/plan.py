@@ -146,8 +146,8 @@ def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[
     profile = profile_of(supply.owner, situation.settings, is_caller=situation.is_caller)
     for placed in (*supply.files, *(_place_of(kept, supply.owner) for kept in supply.kept if kept.name[0] == "/")):
         yield _file_step(placed, phase, profile, situation)
-    for account, lines in _keys_by_account(supply, situation.settings):
-        sha512 = sha512_hex("\n".join(lines).encode())
+    for account, lines, argument in _logins(supply, situation.settings):
+        sha512 = sha512_hex("\n".join((argument, *lines)).encode("utf-8", "surrogateescape"))
         yield Step(
             id=f"{supply.owner}/{phase}/account:{account}",
             kind="account",
@@ -161,6 +161,7 @@ def _placements(phase: Phase, supply: Supply, situation: Situation) -> Iterable[
             late=False,
             target=account,
             lines=lines,
+            argument=argument,
         )
 
 
@@ -197,18 +198,23 @@ def _file_step(placed: PlacedFile, phase: Phase, profile: Profile, situation: Si
     )
 
 
-def _keys_by_account(supply: Supply, settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
-    """Return login keys by account, in the order first named; a user's keys go to the user's account only."""
+def _logins(supply: Supply, settings: Settings) -> list[tuple[str, tuple[str, ...], str]]:
+    """Return (account, its login keys, how it is had), in the order first named.
+
+    A user's keys go to the user's account only. How: `there` (it must be), `make`, or `sudo` (made; may become root).
+    """
     users_own: str = settings["user.account"]
-    by_account: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
+    how: dict[str, str] = {}
     for key in supply.keys:
-        by_account.setdefault(_account_of(key, users_own), []).append(key.line)
+        keys.setdefault(_account_of(key, users_own), []).append(key.line)
     if supply.owner == "site":
         for line in settings["access.root_keys"] or ():
-            by_account.setdefault("root", []).append(line)
+            keys.setdefault("root", []).append(line)
         for account in settings["access.accounts"] or ():
-            by_account.setdefault(account["name"], []).extend(account.get("keys") or ())
-    return [(account, tuple(dict.fromkeys(lines))) for account, lines in by_account.items()]
+            keys.setdefault(account["name"], []).extend(account.get("keys") or ())
+            how[account["name"]] = "sudo" if account.get("sudo") else "make"
+    return [(account, tuple(dict.fromkeys(lines)), how.get(account, "there")) for account, lines in keys.items()]
 
 
 def _account_of(key: LoginKey, users_own: str) -> str:

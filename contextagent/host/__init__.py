@@ -95,13 +95,18 @@ class Host:
         """Return an account of the machine's `/etc/passwd`, or None when it has none of that name."""
         return accounts.find(self.files, name)
 
-    def make_account(self, name: str, home: str) -> Account:
-        """Make a locked system account with a home folder 0700 of its own, or return the one that is there.
+    def make_account(self, name: str, home: str, *, can_login: bool = False) -> Account:
+        """Make an account without a password and with a home folder 0700 of its own, or return the one that is there.
+
+        Args:
+            name: Its name.
+            home: Where its home is made.
+            can_login: It gets a shell, for those who have its keys; else it is a locked system account.
 
         Raises:
             CannotWriteError: The machine has no tool for it, or the tool failed.
         """
-        return accounts.make(self, name, home)
+        return accounts.make(self, name, home, can_login=can_login)
 
     def run(
         self,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _MAX_PASSWD_BYTES = 16 << 20
 _FIELDS = 7
 _TOOL_TIMEOUT_S = 60
+_SHELLS = ("/bin/bash", "/bin/sh")
 _NO_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false")
 
 
@@ -41,15 +42,15 @@ def find(files: Files, name: str) -> Account | None:
     return None
 
 
-def make(host: Host, name: str, home: str) -> Account:
-    """Make a locked system account with a home folder 0700 of its own, or return the one that is there.
+def make(host: Host, name: str, home: str, *, can_login: bool = False) -> Account:
+    """Make an account with a home folder 0700 of its own, or return the one that is there; see `Host.make_account`.
 
     Raises:
         CannotWriteError: The machine has no tool for it, the tool failed, or the root is not this machine's.
     """
     account = find(host.files, name)
     if account is None:
-        _add(host, name, home)
+        _add(host, name, home, can_login=can_login)
         account = find(host.files, name)
         if account is None:
             message = f"cannot make account '{name}': /etc/passwd does not hold it afterwards"
@@ -69,18 +70,20 @@ def _lacks_home(files: Files, account: Account, home: str) -> bool:
     return account.home == home and found.st_uid != account.uid
 
 
-def _add(host: Host, name: str, home: str) -> None:
+def _add(host: Host, name: str, home: str, *, can_login: bool) -> None:
     """Call useradd, or busybox's adduser where that is all there is."""
     if host.is_caller:
         message = f"cannot make account '{name}': below another root no account is made"
         raise CannotWriteError(message)
-    shell = next((path for path in _NO_SHELLS if host.files.exists(path)), _NO_SHELLS[-1])
+    wanted = _SHELLS if can_login else _NO_SHELLS
+    shell = next((path for path in wanted if host.files.exists(path)), wanted[-1])
+    kind = () if can_login else ("-r",)
     # no -m: a skeleton's files would be the image's in the user's home; and no password: the account is locked.
     # -U: a group of its own, which shadow before 4.1 (SL5) makes unasked and does not know as an option
     commands = (
-        ["useradd", "-r", "-U", "-M", "-d", home, "-s", shell, name],
-        ["useradd", "-r", "-M", "-d", home, "-s", shell, name],
-        ["adduser", "-S", "-D", "-H", "-h", home, "-s", shell, name],
+        ["useradd", *kind, "-U", "-M", "-d", home, "-s", shell, name],
+        ["useradd", *kind, "-M", "-d", home, "-s", shell, name],
+        ["adduser", *(() if can_login else ("-S",)), "-D", "-H", "-h", home, "-s", shell, name],
     )
     said = ""
     for argv in commands:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAX_BYTES = 1 << 30
 _MAX_KEYS_BYTES = 1 << 20
 JOB_OUTPUTS = "/etc/joboutputs"
+_SUDOERS = "/etc/sudoers.d"
 
 
 class Placed(Value):
@@ -113,8 +114,10 @@ def _check_links(host: Host, target: str) -> None:
 
 
 def _keys(host: Host, step: Step, account: Account | None) -> Placed:
-    """Add login keys to an account's authorized_keys, written as that account."""
+    """Add login keys to an account's authorized_keys, written as that account; the site's own accounts are made."""
     owner = account or host.account(step.target)
+    if step.argument != "there" and not host.is_caller:
+        owner = host.make_account(step.target, f"/home/{step.target}", can_login=True)
     if owner is None and not host.is_caller:
         message = f"cannot add keys for '{step.target}': there is no such account"
         raise CannotWriteError(message, reason="no-account")
@@ -124,8 +127,16 @@ def _keys(host: Host, step: Step, account: Account | None) -> Placed:
             raise RefusedError(message, reason="bad-key")
     home = owner.home if owner else f"/home/{step.target}"
     _as(None if host.is_caller else owner, lambda: _add_keys(host, home, step.lines))
+    if step.argument == "sudo":
+        _let_become_root(host, step.target)
     prints = [fingerprint(line) for line in step.lines]
     return Placed(event="identity", facts={"owner": step.owner, "account": step.target, "fingerprints": prints})
+
+
+def _let_become_root(host: Host, name: str) -> None:
+    """Let an account that the site named become root by sudo, without the password that it does not have."""
+    _make_parents(host, _SUDOERS)
+    host.files.write(f"{_SUDOERS}/contextagent-{name}", f"{name} ALL=(ALL) NOPASSWD: ALL\n".encode(), mode=0o440)
 
 
 def _add_keys(host: Host, home: str, lines: tuple[str, ...]) -> None:

@@ -119,15 +119,18 @@ def test_the_sites_settings_name_keys_for_root_and_for_accounts() -> None:
         voice="site",
         values={
             "access.root_keys": Setting(value=("ssh-rsa AAAA r",)),
-            "access.accounts": Setting(value=({"name": "ops", "keys": ("ssh-rsa AAAA o",)},)),
+            "access.accounts": Setting(
+                value=({"name": "ops", "keys": ("ssh-rsa AAAA o",)}, {"name": "admin", "sudo": True})
+            ),
         },
     )
     settings = merge(Layer(voice="image"), site_settings)
     site = Supply(owner="site", source="disk:hepix", scripts=(script("site", "pre-network", "a"),))
     steps = make_plan("pre-network", both(site, None), situation(settings)).steps
-    assert [(step.target, step.lines) for step in steps if step.kind == "account"] == [
-        ("root", ("ssh-rsa AAAA r",)),
-        ("ops", ("ssh-rsa AAAA o",)),
+    assert [(step.target, step.lines, step.argument) for step in steps if step.kind == "account"] == [
+        ("root", ("ssh-rsa AAAA r",), "there"),
+        ("ops", ("ssh-rsa AAAA o",), "make"),
+        ("admin", (), "sudo"),
     ]
 
 

@@ -73,7 +73,8 @@ class MachineOfItsOwn(Host):
         super().__init__(root)
         self.is_caller = False
 
-    def make_account(self, name: str, home: str) -> Account:
+    def make_account(self, name: str, home: str, *, can_login: bool = False) -> Account:
+        del can_login
         if not self.files.exists("/etc/passwd"):
             raise CannotWriteError(f"cannot make account '{name}': no tool for it")
         return Account(name=name, uid=990, gid=990, home=home, shell="/bin/sh")
@@ -106,6 +107,7 @@ def key_step(owner: Owner, *lines: str, account: str = "contextuser") -> Step:
         late=False,
         target=account,
         lines=lines,
+        argument="there",
     )
 
 
@@ -122,6 +124,21 @@ def test_keys_are_added_once_beside_those_that_are_there(host: Host) -> None:
 def test_the_first_key_makes_the_file(host: Host) -> None:
     take(host, key_step("site", KEY, account="ops"), "i", None)
     assert host.files.read("/home/ops/.ssh/authorized_keys", max_bytes=9999).decode() == KEY + "\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account needs root")
+def test_an_account_of_the_sites_is_made_with_its_keys_and_sudo_where_it_says_so(tmp_path: Path) -> None:
+    host = MachineOfItsOwn(str(tmp_path))
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    host.files.create("/etc/passwd", (b"",))
+    host.files.make_folder("/home/ops")
+    os.chown(host.files.real("/home/ops"), 990, 990)
+    os.chmod(host.files.real("/home"), 0o755)
+    take(host, key_step("site", KEY, account="ops").replace(argument="sudo"), "i", None)
+    assert KEY in host.files.read("/home/ops/.ssh/authorized_keys", max_bytes=9999).decode()
+    sudoers = os.stat(host.files.real("/etc/sudoers.d/contextagent-ops"))
+    assert sudoers.st_mode & 0o777 == 0o440
 
 
 def test_a_line_that_is_no_key_and_an_account_that_is_not_there_are_refused(tmp_path: Path) -> None:
