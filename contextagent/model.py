@@ -372,7 +372,10 @@ class Plan(Value):
 
 
 class Ending(Value):
-    """How a script ended, and what it cost. Times in seconds; `out_bytes` counts all output, also what was not kept."""
+    """How a script ended, and what it cost. Times in seconds; `out_bytes` counts all output, also what was not kept.
+
+    `box` is what held its process tree: `pid-namespace`, or `tree` where its descendants were followed.
+    """
 
     state: ScriptState
     reason: EndReason
@@ -386,4 +389,5 @@ class Ending(Value):
     out_sha512: str = ""
     killed: int = 0
     sha512_after: str = ""
+    box: str = "tree"
     detail: str = ""

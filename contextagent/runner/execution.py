@@ -7,7 +7,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
 from contextagent.runner.journal import receipt_path
-from contextagent.runner.phase import PhaseRun
+from contextagent.runner.phase import OWN_NAMES, PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
 
@@ -70,7 +70,7 @@ class _Standing:
         scripts = {
             step.id: {
                 "limits": step.limits.as_dict() if step.limits else None,
-                "environment": sorted(around.environment[step.owner]),
+                "environment": sorted((*around.environment[step.owner], *OWN_NAMES)),
             }
             for step in plan.steps
             if step.kind == "script"
@@ -90,9 +90,11 @@ class _Standing:
 
 
 def execute(  # the hands' whole surroundings, by keyword
-    host: Host, journal: Journal, state: State, plan: Plan, *, folders: Folders, around: Surroundings
+    host: Host, journal: Journal, state: State, plan: Plan, *, folders: Folders, around: Surroundings, whole: Plan
 ) -> State:
     """Execute the plan of one phase, and return what is remembered then.
+
+    The plan of the `whole` boot is for the receipt, which tells of the phases before, too.
 
     The state is written before the first script, so that a killed agent knows what it was about, and after the last.
     """
@@ -126,7 +128,7 @@ def execute(  # the hands' whole surroundings, by keyword
     )
     _close(host, journal, standing, phase)
     if phase != PHASES[0]:
-        standing.keep_receipt(plan, around)
+        standing.keep_receipt(whole, around)
     return standing.state
 
 

@@ -28,6 +28,10 @@ VETO_EXIT = 100
 """A site script that ends so vetoes the pilot, and is `ok` (cli reference, exit codes)."""
 
 
+OWN_NAMES = ("CONTEXTAGENT_PHASE", "CONTEXTAGENT_OWNER", "CONTEXTAGENT_CONTEXT_DIR")
+"""Variables that a script has beside its owner's."""
+
+
 class PhaseRun:
     """The execution of one phase's plan.
 
@@ -175,9 +179,7 @@ class PhaseRun:
             folder=folder,
             environment={
                 **self._around.environment[step.owner],
-                "CONTEXTAGENT_PHASE": step.phase,
-                "CONTEXTAGENT_OWNER": step.owner,
-                "CONTEXTAGENT_CONTEXT_DIR": self._host.files.real(folder),
+                **dict(zip(OWN_NAMES, (step.phase, step.owner, self._host.files.real(folder)), strict=True)),
             },
             profile=step.profile,
             account=self._around.accounts[step.owner],
@@ -187,13 +189,19 @@ class PhaseRun:
             keep_daemons=step.owner == "site" and step.daemons == "keep",
         )
 
+    def _size(self, script: str) -> int:
+        try:
+            return self._host.files.size(script)
+        except OSError:
+            return 0  # a script with root's rights took it away; the attempt to run it says so
+
     def _start_facts(self, step: Step, job: Job) -> dict[str, Any]:
         uid, gid = self._host.caller() if job.account is None else (job.account.uid, job.account.gid)
         environment = "".join(f"{name}={value}\0" for name, value in sorted(job.environment.items()))
         return {
             "id": step.id,
             "sha512": step.sha512,
-            "bytes": self._host.files.size(job.script),
+            "bytes": self._size(job.script),
             "uid": uid,
             "gid": gid,
             "caps": "all" if uid == 0 else "none",
@@ -219,6 +227,7 @@ def _end_facts(step: Step, ending: Ending) -> dict[str, Any]:
         "out_sha512": ending.out_sha512,
         "killed": ending.killed,
         "sha512_after": ending.sha512_after,
+        "box": ending.box,
     }
 
 

@@ -145,6 +145,8 @@ def _supervise(host: Host, job: Job, argv: list[str], output: int) -> Ending:
         )
     elif ending.signal == _SIGKILL and ending.reason == "exit" and host.oom_kills() > job.oom_kills:
         ending = ending.replace(reason="oom")
+    if child.has_own_pids:
+        ending = ending.replace(box="pid-namespace")
     if capture.problem and not ending.detail:
         ending = ending.replace(detail=f"cannot keep the output of '{job.script}': {capture.problem}")
     return ending.replace(out_bytes=capture.size_bytes, out_sha512=digest)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _STARTED = ("sha512", "bytes", "uid", "gid", "caps", "profile", "wished", "argv", "env_sha512", "late")
-_ENDED = ("exit", "signal", "reason", "out_bytes", "out_sha512", "killed", "sha512_after")
+_ENDED = ("exit", "signal", "reason", "out_bytes", "out_sha512", "killed", "sha512_after", "box")
 _SOURCE = ("owner", "source", "verdict", "reason", "bytes", "sha512", "requester")
 _PLACED = ("id", "owner", "path", "sha512", "mode", "replaced")
 _REFUSED = ("id", "owner", "reason")

@@ -32,7 +32,7 @@ RECORDS: Mapping[str, tuple[str, ...]] = {
     "start": (*("id", "sha512", "bytes", "uid", "gid", "caps", "profile", "wished", "argv", "env_sha512", "late"),),
     "end": (
         *("id", "exit", "signal", "reason", "wall_s", "user_s", "sys_s", "maxrss_bytes", "out_bytes", "out_sha512"),
-        *("killed", "sha512_after"),
+        *("killed", "sha512_after", "box"),
     ),
     "file": ("id", "owner", "path", "sha512", "mode", "replaced"),
     "identity": ("id", "owner", "account", "fingerprints"),
