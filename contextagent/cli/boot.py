@@ -180,7 +180,7 @@ def _plan_text(plan: Plan) -> str:
     from contextagent.cli.text import table  # noqa: PLC0415  # a boot does not print tables
 
     if not plan.steps:
-        return "nothing to do: no context was found"
+        return "nothing to do: no context was found that can be used"
     rows = [
         (
             step.phase + (" (late)" if step.late else ""),

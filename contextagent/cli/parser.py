@@ -139,7 +139,7 @@ def parse_and_run(argv: Sequence[str]) -> int:
         options = _parse(verb, words)
     except SystemExit:  # --help or --version was printed: every error is raised as one
         return 0
-    root = getattr(options, "root", None)
+    verb, root = str(options.verb), getattr(options, "root", None)
     if root is not None:
         check_root(root, is_made=verb in _MAKES_ROOT)
     shell = Shell(
@@ -153,37 +153,39 @@ def parse_and_run(argv: Sequence[str]) -> int:
     return code
 
 
-def _verb_first(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the verb, empty without one, and the words with the verb in front: any option may stand before it."""
+def _verb_first(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the verb, None without one, and the words with the verb in front: any option may stand before it."""
     index = 0
     while index < len(argv) and argv[index].startswith("-") and argv[index] != "--":
         index += 2 if argv[index] in (*WITH_VALUE, "--format") else 1
     if index >= len(argv):
-        return "", list(argv)
+        return None, list(argv)
     return argv[index], [argv[index], *argv[:index], *argv[index + 1 :]]
 
 
-def _parse(verb: str, words: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a verb that there is."""
+def _parse(verb: str | None, words: Sequence[str]) -> argparse.Namespace:
+    """Return the words of a verb that there is, as `verb` and options."""
     if verb in LATER:
         message = f"cannot run '{verb}': not yet supported"
         raise UsageError(message, hint="verbs of this version: contextagent --help")
-    if verb and verb not in VERBS:
+    if verb is not None and verb not in VERBS:
         meant = difflib.get_close_matches(verb, [*VERBS, *LATER], n=1)
         guess = f"did you mean '{meant[0]}'? " if meant else ""
         message = f"cannot run '{verb}': no such verb"
         raise UsageError(message, hint=f"{guess}all verbs: contextagent --help")
-    parser = make_parser(verb)
+    command = ["contextagent", *([verb] if verb else [])]
+    parser = make_parser(verb or "")
     known = parser.spellings()
     options = words[: words.index("--")] if "--" in words else words
     for name in (word.partition("=")[0] for word in options):
         if name.startswith("--") and name not in known:
-            raise _misunderstood(f"contextagent {verb}".rstrip(), name, "no such option", known)
+            raise _misunderstood(" ".join(command), name, "no such option", known)
     parsed, rest = parser.parse_known_args(words)
     if rest:
-        prog = " ".join(["contextagent", verb, getattr(parsed, "action", "")]).rstrip()
-        raise _misunderstood(prog, rest[0], "no such option" if rest[0].startswith("-") else "one word too many")
-    if not verb:
+        command += [parsed.action] if hasattr(parsed, "action") else []
+        cause = "no such option" if rest[0].startswith("-") else "one word too many"
+        raise _misunderstood(" ".join(command), rest[0], cause)
+    if verb is None:
         message = "cannot run 'contextagent': missing a verb"
         raise UsageError(message, hint="all verbs: contextagent --help")
     return parsed

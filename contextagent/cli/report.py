@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
 
 _POLL_S = 0.2
+_TOLD = set("boot_id instance_id result sources verdicts trust phases scripts errors warnings".split())
 _LONGEST_S = 315_360_000
 _BAR_COLUMNS = 40
 
@@ -34,6 +35,9 @@ def _status_of(host: Host) -> dict[str, Any]:
     except ValueError as error:
         message = f"cannot read '{STATUS}': {error}"
         raise InvalidInputError(message) from error
+    if status is not None and not status.keys() >= _TOLD:
+        message = f"cannot read '{STATUS}': not a whole status"
+        raise InvalidInputError(message)
     if status is None or status["boot_id"] != host.boot_id():
         message = "cannot tell 'status': the agent has not run in this boot"
         raise UnknownError(message, hint="it runs by itself at boot; by hand: contextagent run")

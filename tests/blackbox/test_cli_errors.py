@@ -183,6 +183,10 @@ def test_a_traceback_is_for_debug_alone_and_changes_no_exit_code(machine: Machin
     assert done.err.splitlines()[-2] == "contextagent: cannot tell 'status': the agent has not run in this boot"
 
 
+def test_an_empty_word_is_no_verb(machine: Machine) -> None:
+    assert said(machine.run("")) == (64, "cannot run '': no such verb")
+
+
 def test_a_name_on_the_command_line_moves_no_terminals_cursor(machine: Machine) -> None:
     assert said(machine.run("\x1b[2J")) == (64, r"cannot run '\x1b[2J': no such verb")
     assert said(machine.run("\udcff")) == (64, r"cannot run '\udcff': no such verb")
@@ -211,6 +215,30 @@ def test_a_console_that_is_full_or_closed_changes_nothing_of_a_boots_result(mach
         assert shell(f"agent run --disk '{disk}' {console}", machine).code == 1
     assert shell("agent bogus 2>/dev/full", machine).code == 64
     assert shell("agent bogus 2>&-", machine).code == 64
+
+
+@pytest.mark.parametrize("words", ["run --disk none", "plan --disk none", "query policy", "lint /etc/hostname"])
+def test_an_invalid_policy_is_named_by_file_and_line_and_nothing_is_run(machine: Machine, words: str) -> None:
+    machine.put("etc/contextagent/policy.yaml", "disk:\n  ejct: yes\n")
+    done = machine.run(*words.split())
+    assert (done.code, done.out) == (65, "")
+    assert done.err.startswith("contextagent: /etc/contextagent/policy.yaml:2: ")
+    assert not (machine.root / "run/contextagent/status.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("not JSON", "line 1: expecting value"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{}", "not a status of schema 1"),
+        ('{"schema": 1}', "not a whole status"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["status", "status --wait", "explain", "analyze"])
+def test_a_damaged_status_is_named(machine: Machine, verb: str, text: str, cause: str) -> None:
+    machine.put("run/contextagent/status.json", text)
+    assert said(machine.run(*verb.split())) == (65, f"cannot read '/run/contextagent/status.json': {cause}")
 
 
 def test_a_second_run_is_told_to_try_later(machine: Machine) -> None:
