@@ -120,7 +120,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outc
         situation = _situation(host, settings, memory, known, phase, request)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
-        known = execute(host, journal, known, steps, folders=folders, around=around)
+        whole = steps if phase == BOOT[0] else make_plan(None, known.supplies, situation)
+        known = execute(host, journal, known, steps, folders=folders, around=around, whole=whole)
         return Outcome(state=known, is_news=True)
     finally:
         journal.close()

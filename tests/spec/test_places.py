@@ -122,9 +122,7 @@ def test_a_site_link_in_files_is_placed_and_one_that_leaves_files_is_broken(mach
     assert boot(machine, disk).code == 1
 
 
-@pytest.mark.parametrize(
-    "attack", ["mkdir -p", "ln -sfn authorized_keys", "ln -sfn /etc/shadow", "mkfifo", "touch x"]
-)
+@pytest.mark.parametrize("attack", ["mkdir -p", "ln -sfn authorized_keys", "ln -sfn /etc/shadow", "mkfifo", "touch x"])
 def test_what_a_user_puts_in_the_place_of_its_own_files_costs_the_site_nothing(
     machine: Machine, disk: Path, attack: str
 ) -> None:

@@ -260,18 +260,22 @@ def test_a_file_in_the_place_of_a_parent_is_named_and_ends_nothing(stand: Stand)
 
 
 def run_phase(stand: Stand, *steps: Step, phase: Any = "post-network", state: State | None = None) -> State:
-    return execute(
-        stand.host,
-        stand.journal,
-        state or stand.state,
-        Plan(phase=phase, steps=steps),
-        folders=stand.folders,
-        around=stand.around(),
-    )
+    plan = Plan(phase=phase, steps=steps)
+    around = stand.around()
+    given = state or stand.state
+    return execute(stand.host, stand.journal, given, plan, folders=stand.folders, around=around, whole=plan)
 
 
 def status(stand: Stand) -> dict[str, Any]:
     return dict(json.loads(stand.host.files.read("/run/contextagent/status.json", max_bytes=1 << 20)))
+
+
+def test_a_script_that_was_taken_away_ends_by_abort_and_the_next_one_runs(stand: Stand) -> None:
+    taken, later = stand.step("taken"), stand.step("later")
+    stand.host.files.remove(f"{instance_folder('i')}/{taken.content}")
+    work = stand.phase(taken, later)
+    assert [report["state"] for report in work.reports] == ["failed", "ok"]
+    assert [record["bytes"] > 0 for record in stand.events("start")] == [False, True]
 
 
 def test_a_phase_ends_in_state_status_receipt_and_trace_alike(stand: Stand) -> None:
