@@ -208,7 +208,7 @@ class _Made:
         self._parents: set[str] = set()
 
     def _claim(self, place: str, what: str = "") -> bool:
-        """Whether nothing stands at `place`, above it or below it yet; what comes second is named where it has a name."""
+        """Whether nothing stands at, above or below `place` yet; what comes second is named where it has a name."""
         parents = {place[:at] for at, char in enumerate(place) if char == "/"}
         is_free = place not in self._places and place not in self._parents and not parents & self._places
         if is_free:
