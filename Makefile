@@ -25,8 +25,9 @@ setup: $(READY) ## make .venv with the agent (editable), its libraries and the t
 
 # pip runs in the source tree, so the C part lands beside its source, where the boot's isolated start finds it.
 $(READY): pyproject.toml contextagent/host/_guestos.c
-	$(call need,gcc genisoimage ip mcopy mkfs.vfat ssh-keygen strace unshare xorriso,\
-		gcc genisoimage iproute2 libc6-dev mtools dosfstools openssh-client python3-dev python3-venv strace util-linux xorriso)
+	$(call need,gcc genisoimage groff ip mcopy mkfs.vfat ssh-keygen strace unshare xorriso,\
+		gcc genisoimage groff-base iproute2 libc6-dev mtools dosfstools openssh-client python3-dev python3-venv strace \
+		util-linux xorriso)
 	@echo "setup: making .venv"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
 	@echo "setup: installing contextagent, its libraries and the tools of its tests"
