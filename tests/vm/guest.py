@@ -122,8 +122,7 @@ class BootedGuest:
         if not codes:
             message = f"cannot boot '{self.disk}': no LAB-RC after {wall_s:.0f} s\n{console[-4000:]}"
             raise GuestError(message)
-        with tarfile.open(taken) as tar:
-            tar.extractall(results, filter="data")
+        _run("tar", "-xf", taken, "-C", results)  # Debian 12's own tarfile knows no filter yet
         return Boot(console, int(codes[-1]), results, wall_s)
 
     def _console(self, command: list[str], timeout_s: float) -> str:
