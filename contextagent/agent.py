@@ -11,7 +11,7 @@ from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
 from contextagent.runner.reserve import forget_old
-from contextagent.runner.state import State, instance_folder, known_instance, own_folders
+from contextagent.runner.state import State, instance_folder, sweep
 from contextagent.runner.status import RUN
 from contextagent.runner.surroundings import surroundings
 
@@ -65,8 +65,7 @@ def run(host: Host, phases: Sequence[Phase], request: Request) -> Outcome:
     host.files.make_folder(RUN, 0o755)
     lock = host.lock(f"{RUN}/lock")
     try:
-        for folder in own_folders(known_instance(host)):
-            host.files.sweep(folder)
+        sweep(host)
         image = load_image_policy(host, request.policy)
         outcomes = [_run_phase(host, phase, request, image) for phase in phases]
         return Outcome(state=outcomes[-1].state, is_news=any(outcome.is_news for outcome in outcomes))

@@ -14,6 +14,7 @@ from contextagent.digests import sha256_hex
 from contextagent.errors import CannotWriteError
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value, Verdict
+from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,15 +69,15 @@ def instance_folder(instance_id: str) -> str:
     return f"{INSTANCES}/{instance_id}"
 
 
-def own_folders(instance_id: str) -> tuple[str, ...]:
-    """Return the folders in which the agent leaves something unfinished when it is killed."""
-    return (
-        "/run/contextagent",
-        "/run/contextagent/scripts",
-        HOME,
-        INSTANCES,
-        *((instance_folder(instance_id),) if instance_id else ()),
-    )
+def sweep(host: Host) -> None:
+    """Remove what a killed agent left unfinished: half-staged trees, temporary files, copies lent to an account.
+
+    Raises:
+        CannotWriteError: It could not be removed.
+    """
+    instances = [f"{INSTANCES}/{entry.path}" for entry in host.files.folder(INSTANCES)]
+    for folder in ("/run/contextagent", "/run/contextagent/scripts", LOGS, HOME, INSTANCES, *instances):
+        host.files.sweep(folder)
 
 
 def known_instance(host: Host) -> str:

@@ -14,7 +14,7 @@ from contextagent.host import Host
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Verdict
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
-from contextagent.runner.state import HOME, State, fold, instance_folder, known_instance, load, own_folders, save
+from contextagent.runner.state import HOME, State, fold, instance_folder, known_instance, load, save, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,17 @@ def test_a_state_comes_back_as_it_was_saved(host: Host) -> None:
 
 def test_an_image_that_never_booted_remembers_nothing(host: Host) -> None:
     assert load(host) is None
-    assert not any(folder.startswith(f"{HOME}/instances/") for folder in own_folders(""))
+
+
+def test_what_a_killed_agent_left_unfinished_is_swept_away_and_nothing_else(host: Host) -> None:
+    folders = (HOME, f"{HOME}/instances/other", "/run/contextagent/scripts", "/var/log/contextagent")
+    for folder in folders:
+        host.files.create(f"{folder}/.new-0/inside", (b"x",))
+        host.files.create(f"{folder}/kept", (b"x",))
+    sweep(host)
+    for folder in folders:
+        assert "kept" in [entry.name for entry in host.files.folder(folder)]
+        assert not host.files.exists(f"{folder}/.new-0")
 
 
 @pytest.mark.parametrize("target", ["../../etc", "instances/..", "instances/", "elsewhere/dmi-1"])
