@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from contextagent import __version__
 from tests.bench import lab
 from tests.bench.measure import Case, Run, measure, median, noise
 from tests.machine import REPOSITORY, run
@@ -133,8 +135,9 @@ def facts() -> dict[str, object]:
     version = run(
         ["chroot", str(lab.ROOT), "dpkg-query", "-W", "-f", "${Package} ${Version}\n", "cloud-init", "python3"]
     )
+    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
     return {
-        "commit": run(["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]).out.strip(),
+        "agent": run(describe).out.strip() if shutil.which("git") else __version__,
         "kernel": platform.release(),
         "processors": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
         "packages": version.out.splitlines(),
