@@ -16,6 +16,9 @@ if __name__ == "__main__":
         # started as a file, and isolated: only here does the package's own folder come into the search path
         sys.path.insert(0, __file__.rpartition("/")[0].rpartition("/")[0] or "/")
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            continue  # the exit code is all that can still be said
     os._exit(code)  # taking a process apart that ends anyway costs a boot as much as a fifth of its imports

@@ -79,8 +79,11 @@ def _to_nowhere(fd: int) -> None:
 
 def drop_output() -> None:
     """Let what was not written yet go nowhere: where it went to is gone or full."""
-    _to_nowhere(1)
-    _to_nowhere(2)
+    for fd in (1, 2):
+        try:
+            _to_nowhere(fd)
+        except OSError:
+            continue  # not even that can be opened: `__main__` ends without writing
 
 
 def _failed(error: BaseException, *, is_debug: bool) -> int:
