@@ -120,7 +120,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outc
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
         whole = steps if phase == BOOT[0] else make_plan(None, known.supplies, situation)
-        known = execute(host, journal, known, steps, folders=folders, around=around, whole=whole)
+        begun = memory.begun if situation.begun else {}
+        known = execute(host, journal, known, steps, folders=folders, around=around, whole=whole, begun=begun)
         return Outcome(state=known, is_news=True)
     finally:
         journal.close()
@@ -146,8 +147,15 @@ def _judged(host: Host, known: State, finding: Finding) -> State:
     supplies: dict[Owner, Supply | None] = {
         owner: staged.supply if staged else None for owner, staged in finding.staged.items()
     }
+    lasting = tuple(each for each in known.warnings if each.reason == "state-damaged")
     known = known.replace(
-        ids=identity.ids, phases={}, reports=(), errors=(), supplies=supplies, verdicts=finding.verdicts
+        ids=identity.ids,
+        phases={},
+        reports=(),
+        errors=(),
+        warnings=lasting,
+        supplies=supplies,
+        verdicts=finding.verdicts,
     )
     kept = [problem for supply in supplies.values() if supply for problem in _kept(supply)]
     return _with(known, warnings=(*finding.warnings, *kept, *_cloud_init(host, supplies.get("user"))))
@@ -202,7 +210,7 @@ def _situation(  # everything that a plan depends on
         is_forced=request.is_forced,
         is_cloud_init=any(each.reason == "cloud-init" for each in known.warnings),
         late=OWNERS if is_late else (),
-        begun=memory.begun if is_continued else {},
+        begun={each: "done" if end else "interrupted" for each, end in memory.begun.items()} if is_continued else {},
     )
 
 

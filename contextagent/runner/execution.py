@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Phase, Plan, Step
+    from contextagent.model import Ending, Phase, Plan, Step
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
     from contextagent.runner.state import State
@@ -30,17 +30,29 @@ _TELL_EVERY_S = 1.0
 class _Standing:
     """Where the state stands while a plan is executed; what can't be written is said and ends nothing."""
 
-    def __init__(self, host: Host, journal: Journal, state: State) -> None:
+    def __init__(self, host: Host, journal: Journal, state: State, *, is_continued: bool) -> None:
         self._host = host
         self._journal = journal
         self.state = state
+        if not is_continued:
+            self.state = state.replace(last=self._place())
         self._told_ns = 0
 
+    def _place(self) -> dict[str, Any]:
+        return {"boot": self.state.boot_id, "seq": self._journal.seq, "hash": self._journal.head}
+
+    def end(self) -> None:
+        """Write the state of a phase that is over: what the trace says of it need not be read again."""
+        self.state = self.state.replace(last=self._place())
+        self.save()
+
     def save(self) -> bool:
-        """Write the state, durably; return whether that worked."""
-        last = {"boot": self.state.boot_id, "seq": self._journal.seq, "hash": self._journal.head}
+        """Write the state, durably; return whether that worked.
+
+        Its `last` stays where the phase began: whoever goes on after a kill has to know all that was done in it.
+        """
         try:
-            save(self._host, self.state.replace(last=last))
+            save(self._host, self.state)
         except CannotWriteError as error:
             self._said(error)
             return False
@@ -90,27 +102,38 @@ class _Standing:
 
 
 def execute(  # the hands' whole surroundings, by keyword
-    host: Host, journal: Journal, state: State, plan: Plan, *, folders: Folders, around: Surroundings, whole: Plan
+    host: Host,
+    journal: Journal,
+    state: State,
+    plan: Plan,
+    *,
+    folders: Folders,
+    around: Surroundings,
+    whole: Plan,
+    begun: Mapping[str, Ending | None],
 ) -> State:
     """Execute the plan of one phase, and return what is remembered then.
 
-    The plan of the `whole` boot is for the receipt, which tells of the phases before, too.
+    The plan of the `whole` boot is for the receipt, which tells of the phases before, too. What a killed agent had
+    `begun` is reported as it ended.
 
     The state is written before the first script, so that a killed agent knows what it was about, and after the last.
     """
-    phase = plan.phase
-    if phase is None:
-        message = "a plan of all phases is for reading"
-        raise TypeError(message)
+    phase = _phase_of(plan)
     began_ns, began = host.mono_ns(), rfc3339(host.utc_ns())
     running = {"state": "running", "started": began, "finished": None, "duration_s": None}
-    again = {step.id for step in plan.steps}
-    earlier = tuple(each for each in state.reports if each["id"] not in again)
-    standing = _Standing(host, journal, state.replace(phases={**state.phases, phase: running}, reports=earlier))
+    now = state.replace(phases={**state.phases, phase: running})
+    standing = _Standing(host, journal, _without(now, plan), is_continued=bool(begun))
     standing.save()
     standing.tell()
     work = PhaseRun(
-        host=host, journal=journal, folders=folders, around=around, remember=standing.remember, tell=standing.tell
+        host=host,
+        journal=journal,
+        folders=folders,
+        around=around,
+        begun=begun,
+        remember=standing.remember,
+        tell=standing.tell,
     )
     work.run(plan)
     ended = {
@@ -119,17 +142,39 @@ def execute(  # the hands' whole surroundings, by keyword
         "finished": rfc3339(host.utc_ns()),
         "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
     }
-    state = standing.state
-    standing.state = state.replace(
-        phases={**state.phases, phase: ended},
-        reports=(*earlier, *work.reports),
-        once={**state.once, **work.once},
-        errors=(*state.errors, *work.problems),
-    )
+    standing.state = _after(standing.state, phase, ended, work)
     _close(host, journal, standing, phase)
     if phase != PHASES[0]:
         standing.keep_receipt(whole, around)
     return standing.state
+
+
+def _phase_of(plan: Plan) -> Phase:
+    if plan.phase is None:
+        message = "a plan of all phases is for reading"
+        raise TypeError(message)
+    return plan.phase
+
+
+def _without(state: State, plan: Plan) -> State:
+    """Return the state without reports of the scripts that are about to be reported again."""
+    again = {step.id for step in plan.steps}
+    return state.replace(reports=tuple(each for each in state.reports if each["id"] not in again))
+
+
+def _after(state: State, phase: Phase, ended: Mapping[str, Any], work: PhaseRun) -> State:
+    """Return what is known once a phase is over."""
+    return state.replace(
+        phases={**{name: _cut(each) for name, each in state.phases.items()}, phase: ended},
+        reports=(*state.reports, *work.reports),
+        once={**state.once, **work.once},
+        errors=(*state.errors, *work.problems),
+    )
+
+
+def _cut(phase: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an earlier phase; one in which the agent was killed has had its rest done by now, but is not simply ok."""
+    return {**phase, "state": "degraded"} if phase["state"] == "running" else phase
 
 
 def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> None:
@@ -141,6 +186,6 @@ def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> N
         host.announce(f"trace: anchor {standing.state.boot_id} {journal.seq} {journal.head}")
     known = standing.state
     standing.state = known.replace(warnings=tuple(dict.fromkeys((*known.warnings, *journal.problems))))
-    standing.save()
+    standing.end()
     standing.tell(is_final=True)
     host.announce(f"contextagent: {phase} {standing.state.phases[phase]['state']}, result {result}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextagent.model import Problem, Value
+from contextagent.model import Ending, Problem, Value
 from contextagent.runner.journal import LOGS, read_records
 from contextagent.runner.state import State, fold, load
 
@@ -21,12 +21,12 @@ class Memory(Value):
     Attributes:
         state: Of this boot where the agent has run in it already, else cleared of what spoke of the boot before.
         unfinished: `start` records that no `end` follows: the agent was killed while the script ran.
-        begun: Id to outcome (`done`, `interrupted`) of the scripts that the killed agent began in this boot.
+        begun: Id to ending of the scripts that the killed agent began in this boot; None where it was interrupted.
     """
 
     state: State
     unfinished: tuple[Mapping[str, Any], ...] = ()
-    begun: Mapping[str, str] = {}
+    begun: Mapping[str, Ending | None] = {}
 
 
 def recall(host: Host) -> Memory:
@@ -35,7 +35,7 @@ def recall(host: Host) -> Memory:
     boot_id = host.boot_id()
     was_killed = any(phase.get("state") == "running" for phase in state.phases.values())
     unfinished: tuple[Mapping[str, Any], ...] = ()
-    begun: dict[str, str] = {}
+    begun: dict[str, Ending | None] = {}
     if state.damage or was_killed:
         records = list(_records_since(host, state))
         state = state.replace(once=fold(state.once, records))
@@ -83,9 +83,24 @@ def _unfinished(records: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
     yield from open_starts.values()
 
 
-def _begun(records: list[Mapping[str, Any]], boot_id: str) -> dict[str, str]:
-    markers = fold({}, (record for record in records if record["boot"] == boot_id))
-    return {step_id: "done" if outcome == "done" else "interrupted" for step_id, (_, outcome) in markers.items()}
+def _begun(records: list[Mapping[str, Any]], boot_id: str) -> dict[str, Ending | None]:
+    begun: dict[str, Ending | None] = {}
+    for record in records:
+        if record["boot"] == boot_id and record["ev"] in ("start", "end"):
+            is_over = record["ev"] == "end" and record["reason"] != "agent-restart"
+            begun[record["id"]] = _ending(record) if is_over else None
+    return begun
+
+
+def _ending(record: Mapping[str, Any]) -> Ending:
+    is_ok = record["exit"] == 0 and record["reason"] == "exit"
+    return Ending(
+        state="ok" if is_ok else "timeout" if record["reason"] == "timeout" else "failed",
+        reason=record["reason"],
+        exit_code=record["exit"],
+        signal=record["signal"],
+        wall_s=record["wall_s"],
+    )
 
 
 def close_interrupted(journal: Journal, memory: Memory) -> State:

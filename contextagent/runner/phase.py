@@ -15,7 +15,7 @@ from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from contextagent.host import Host
@@ -40,6 +40,7 @@ class PhaseRun:
         journal: Where everything is recorded before and after it happens.
         folders: The owners' working folders.
         around: What it runs with.
+        begun: What an agent that was killed in this phase had begun: how it ended, by id; None where it did not.
         remember: Called with a step when its `start` could not be made durable in the trace; returns whether it is
             remembered otherwise. A `once` step that nobody could remember does not run.
         tell: Called with the reports so far after each script, to publish progress.
@@ -52,6 +53,7 @@ class PhaseRun:
         journal: Journal,
         folders: Folders,
         around: Surroundings,
+        begun: Mapping[str, Ending | None],
         remember: Callable[[Step], bool],
         tell: Callable[[list[dict[str, Any]]], None],
     ) -> None:
@@ -59,6 +61,7 @@ class PhaseRun:
         self._journal = journal
         self._folders = folders
         self._around = around
+        self._begun = begun
         self._remember = remember
         self._tell = tell
         self._oom_kills = host.oom_kills()
@@ -73,6 +76,8 @@ class PhaseRun:
             skip = step.skip or ("budget" if self._host.mono_ns() >= deadline_ns else None)
             if step.kind != "script":
                 self._place(step, skip)
+            elif skip == "done" and (ending := self._begun.get(step.id)):
+                self._report_ending(step, ending)
             elif skip:
                 self.report(step, "interrupted" if skip == "interrupted" else "skipped", reason=skip)
             else:
@@ -145,10 +150,13 @@ class PhaseRun:
         self._journal.record("end", is_durable=False, **_end_facts(step, ending))
         if ending.reason == "oom":
             self._oom_kills = self._host.oom_kills()
-        is_veto = step.owner == "site" and ending.exit_code == VETO_EXIT
-        self.report(step, "ok" if is_veto else ending.state, reason=_reason(step, ending), ending=ending)
+        self._report_ending(step, ending)
         if step.frequency == "once":
             self.once[step.id] = (step.sha512, "done")
+
+    def _report_ending(self, step: Step, ending: Ending) -> None:
+        is_veto = step.owner == "site" and ending.exit_code == VETO_EXIT
+        self.report(step, "ok" if is_veto else ending.state, reason=_reason(step, ending), ending=ending)
 
     def _enter(self, owner: Owner) -> str:
         """Return the folder that the owner's scripts run in, now that it is theirs.

@@ -55,10 +55,8 @@ def did(machine: Machine) -> Iterator[tuple[str, str | None]]:
         yield script_id, report["reason"] if report["state"] in ("skipped", "interrupted") else None
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
-@given(
-    scripts=SCRIPTS, extras=st.sets(st.sampled_from(sorted(EXTRAS))), is_cloud_init=st.booleans(), change=st.booleans()
-)
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(SCRIPTS, st.sets(st.sampled_from(sorted(EXTRAS))), st.booleans(), st.booleans())
 def test_a_plan_is_what_the_run_after_it_does_also_at_the_next_boot(
     scripts: dict[str, str],
     extras: set[str],

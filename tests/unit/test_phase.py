@@ -11,7 +11,7 @@ import pytest
 from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.accounts import Account
-from contextagent.model import Limits, Plan, Problem, Step, Supply
+from contextagent.model import Ending, Limits, Plan, Problem, Step, Supply
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import WORKING, Folders, parked
 from contextagent.runner.journal import Journal
@@ -46,6 +46,7 @@ class Stand:
         self.journal = Journal.open(self.host, instance_id="i")
         self.folders = Folders(self.host, "i", {})
         self.remembers = True
+        self.begun: dict[str, Ending | None] = {}
 
     def around(self, *, account: Account | None = None, budget_s: float = 60) -> Surroundings:
         environment = {"PATH": "/usr/bin:/bin"}
@@ -94,6 +95,7 @@ class Stand:
             journal=self.journal,
             folders=self.folders,
             around=around or self.around(),
+            begun=self.begun,
             remember=lambda _: self.remembers,
             tell=lambda _: None,
         )
@@ -263,11 +265,36 @@ def run_phase(stand: Stand, *steps: Step, phase: Any = "post-network", state: St
     plan = Plan(phase=phase, steps=steps)
     around = stand.around()
     given = state or stand.state
-    return execute(stand.host, stand.journal, given, plan, folders=stand.folders, around=around, whole=plan)
+    return execute(
+        stand.host,
+        stand.journal,
+        given,
+        plan,
+        folders=stand.folders,
+        around=around,
+        whole=plan,
+        begun=stand.begun,
+    )
 
 
 def status(stand: Stand) -> dict[str, Any]:
     return dict(json.loads(stand.host.files.read("/run/contextagent/status.json", max_bytes=1 << 20)))
+
+
+def test_what_the_kernel_killed_for_memory_in_one_script_is_not_told_of_the_next(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def run(_host: Host, job: Any) -> Ending:
+        seen.append(job.oom_kills)
+        return Ending(state="failed", reason="oom", exit_code=None, signal=9, wall_s=0.1)
+
+    counted = iter((3, 4, 5))
+    monkeypatch.setattr(Host, "oom_kills", lambda _: next(counted))
+    monkeypatch.setattr("contextagent.runner.phase.run_script", run)
+    stand.phase(stand.step("a"), stand.step("b"))
+    assert seen == [3, 4]
 
 
 def test_a_script_that_was_taken_away_ends_by_abort_and_the_next_one_runs(stand: Stand) -> None:
@@ -293,6 +320,20 @@ def test_the_phase_before_the_network_writes_no_receipt_and_the_stop_ends_the_tr
     assert not stand.host.files.exists("/var/log/contextagent/receipt-boot-1.json")
     run_phase(stand, phase="stop")
     assert [record["ev"] for record in stand.journal.events()][-1] == "shutdown"
+
+
+def test_a_phase_that_goes_on_reports_what_was_done_and_keeps_its_place_in_the_trace(stand: Stand) -> None:
+    done, cut = stand.step("a", skip="done"), stand.step("b", skip="interrupted")
+    ended = Ending(state="failed", reason="exit", exit_code=100, signal=None, wall_s=0.5)
+    stand.begun = {done.id: ended, cut.id: None}
+    before = stand.state.replace(phases={"pre-network": {"state": "running"}}, last={"boot": "boot-1", "seq": 0})
+    state = run_phase(stand, done, cut, state=before)
+    assert [(each["state"], each["exit_code"]) for each in state.reports] == [("ok", 100), ("interrupted", None)]
+    assert {name: phase["state"] for name, phase in state.phases.items()} == {
+        "pre-network": "degraded",
+        "post-network": "failed",
+    }
+    assert state.last["seq"] == stand.journal.seq
 
 
 def test_a_phase_that_runs_again_reports_each_script_once(stand: Stand) -> None:

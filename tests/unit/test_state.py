@@ -11,7 +11,7 @@ import pytest
 
 from contextagent.errors import CannotWriteError
 from contextagent.host import Host
-from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Verdict
+from contextagent.model import Ending, Kept, LoginKey, PlacedFile, Problem, Script, Supply, Verdict
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import close_interrupted, recall
 from contextagent.runner.state import HOME, State, fold, instance_folder, known_instance, load, save, sweep
@@ -186,7 +186,7 @@ def killed_in_a_script(host: Host) -> None:
     save(host, STATE.replace(phases={"pre-network": {"state": "running"}}, once={}, last={}))
     journal = Journal.open(host, instance_id="dmi-1")
     journal.record("start", id="site/pre-network/s", sha512=SHA)
-    journal.record("end", id="site/pre-network/s", reason="exit")
+    journal.record("end", id="site/pre-network/s", exit=7, signal=None, reason="exit", wall_s=0.5)
     journal.record("start", id=SCRIPT.id, sha512=SHA)
     journal.record("network", state="up")
     journal.close()
@@ -201,7 +201,8 @@ def test_a_script_that_a_killed_agent_left_is_closed_and_stays_interrupted(
         boot(tmp_path, "boot-2")
     memory = recall(host)
     assert [each["id"] for each in memory.unfinished] == [SCRIPT.id]
-    assert memory.begun == ({} if is_rebooted else {SCRIPT.id: "interrupted", "site/pre-network/s": "done"})
+    done = Ending(state="failed", reason="exit", exit_code=7, signal=None, wall_s=0.5)
+    assert memory.begun == ({} if is_rebooted else {SCRIPT.id: None, "site/pre-network/s": done})
     journal = Journal.open(host, instance_id="dmi-1")
     state = close_interrupted(journal, memory)
     assert state.once[SCRIPT.id] == (SHA, "interrupted")
