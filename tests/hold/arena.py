@@ -44,6 +44,8 @@ class Arena(Machine):
         self.effects = folder / "effects"
         self.disk = folder / "disk"
         self.effects.touch()
+        for path in ("var/log", "var/lib"):
+            (self.root / path).mkdir(parents=True)
 
     def boot(self, under: list[str] | None = None) -> Run:
         """Run the whole boot from the disk: pre-network, then post-network."""

@@ -57,9 +57,6 @@ def make_arena(folder: Path, scenario: str) -> Arena:
     if scenario == "rebooted":
         arena.boot()
         arena.reboot()
-        arena.effects.write_text(
-            "".join(f"{line}\n" for line in arena.effect_lines() if "/user" not in line and "once" not in line)
-        )
     return arena
 
 
@@ -91,14 +88,15 @@ def strike(folder: Path, point: Point, clean: dict[str, Any]) -> dict[str, Any]:
         arena.reboot()
     whole = arena.boot()
     strays = _strays()
-    found = violations(arena, durable=durable, clean=clean["tree"], clean_result=clean["result"])
+    said = f"{faulty.exit_code} {faulty.output}\n{whole.exit_code} {whole.output}"
+    found = violations(arena, durable=durable, said=said, clean=clean["tree"], clean_result=clean["result"])
     found += [f"I6: process left: {stray}" for stray in strays]
     text = log.read_text(errors="replace")
     return {
         "point": point,
         "struck": "(INJECTED)" in text or "killed by SIGKILL" in text,
         "violations": found,
-        "said": f"{faulty.exit_code} {faulty.output[-600:]}\n{whole.exit_code} {whole.output[-600:]}" if found else "",
+        "said": said[-2000:] if found else "",
     }
 
 
@@ -159,7 +157,14 @@ def _batch(asked: dict[str, Any]) -> dict[str, Any]:
         try:
             results.append(strike(folder, point, clean[way]))
         except (OSError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as error:
-            results.append({"point": point, "struck": True, "violations": [f"check: {error!r}"], "said": ""})
+            results.append(
+                {
+                    "point": point,
+                    "struck": True,
+                    "violations": [f"check: {error!r} {getattr(error, 'filename', '')}"],
+                    "said": "",
+                }
+            )
         shutil.rmtree(folder, ignore_errors=True)
     return {"results": results}
 

