@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextagent.errors import CannotWriteError
 from contextagent.model import OWNERS, PHASES, Problem, Value
 from contextagent.plan import Situation, make_plan
 from contextagent.policy.settings import hear, load_image_policy, merge
@@ -9,7 +10,7 @@ from contextagent.runner import chronicle
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
-from contextagent.runner.memory import close_interrupted, recall
+from contextagent.runner.memory import Memory, close_interrupted, once_in_traces, recall
 from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import State, instance_folder, sweep
 from contextagent.runner.status import RUN
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from contextagent.model import Owner, Phase, Plan, Supply
     from contextagent.policy.layer import Layer
     from contextagent.policy.settings import Settings
-    from contextagent.runner.memory import Memory
     from contextagent.sources.search import Finding
 
 BOOT = PHASES[:2]
@@ -44,6 +44,13 @@ class Request(Value):
     policy: str | None = None
     is_forced: bool = False
     is_resumed: bool = False
+
+
+class Outlook(Value):
+    """What `run` would do now (`plan`), and what is known of this boot before it does (`state`)."""
+
+    plan: Plan
+    state: State
 
 
 class Outcome(Value):
@@ -67,14 +74,18 @@ def run(host: Host, phases: Sequence[Phase], request: Request) -> Outcome:
     try:
         sweep(host)
         image = load_image_policy(host, request.policy)
-        outcomes = [_run_phase(host, phase, request, image) for phase in phases]
+        outcomes: list[Outcome] = []
+        for phase in phases:
+            # the phase before is remembered here, too: a disk that takes no state must not make it begin again
+            memory = Memory(state=outcomes[-1].state) if outcomes and outcomes[-1].is_news else recall(host)
+            outcomes.append(_run_phase(host, phase, request, image, memory))
         return Outcome(state=outcomes[-1].state, is_news=any(outcome.is_news for outcome in outcomes))
     finally:
         lock.release()
 
 
-def plan(host: Host, phase: Phase | None, request: Request) -> Plan:
-    """Return the plan that `run` would execute now; nothing on the machine is changed.
+def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
+    """Return the plan that `run` would execute now, and what it says of the sources; nothing on the machine is changed.
 
     Raises:
         InvalidInputError: The image's policy is invalid.
@@ -88,13 +99,14 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Plan:
 
         finding = search(host, merge(image), known, override=request.disk, is_trial=True)
         known = _judged(host, known, finding)
-    settings = hear(image, known.supplies, known.layers).settings
-    return make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
+    heard = hear(image, known.supplies, known.layers)
+    known = _with(known, errors=heard.problems, warnings=heard.settings.warnings)
+    steps = make_plan(phase, known.supplies, _situation(host, heard.settings, memory, known, phase, request))
+    return Outlook(plan=steps, state=known)
 
 
-def _run_phase(host: Host, phase: Phase, request: Request, image: Layer) -> Outcome:
+def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory: Memory) -> Outcome:
     """Run one phase, unless it is over already."""
-    memory = recall(host)
     if _is_over(memory.state, phase, request):
         return Outcome(state=memory.state, is_news=False)
     known, finding = memory.state, None
@@ -143,7 +155,14 @@ def _judged(host: Host, known: State, finding: Finding) -> State:
     """Return the state of an instance whose context has just been found, before anything of it runs."""
     identity = finding.identity
     if identity.is_new:
-        known = State(instance_id=identity.instance_id, boot_id=known.boot_id, last=known.last, warnings=known.warnings)
+        once = {} if known.instance_id else once_in_traces(host, identity.instance_id)
+        known = State(
+            instance_id=identity.instance_id,
+            boot_id=known.boot_id,
+            last=known.last,
+            warnings=known.warnings,
+            once=once,
+        )
     supplies: dict[Owner, Supply | None] = {
         owner: staged.supply if staged else None for owner, staged in finding.staged.items()
     }
@@ -219,12 +238,28 @@ def _installed(host: Host, finding: Finding, before: State, known: State, folder
     from contextagent.sources.staging import install  # noqa: PLC0415  # only after a search
 
     made = dict(known.folders)
-    for owner in OWNERS:
+    for owner in reversed(OWNERS):
         staged = finding.staged[owner]
         if staged is None or not staged.folder:
             continue
         digest = staged.supply.digest
         is_kept = owner == "user" and not finding.identity.is_new and before.folders.get(owner) == digest
-        install(host, staged, instance_folder(known.instance_id), folders, is_folder_kept=is_kept)
-        made[owner] = digest
+        try:
+            install(host, staged, instance_folder(known.instance_id), folders, is_folder_kept=is_kept)
+            made[owner] = digest
+        except (OSError, CannotWriteError) as error:
+            known = _not_had(known, owner, f"cannot put the {owner}'s material in place: {error}")
     return known.replace(folders=made)
+
+
+def _not_had(known: State, owner: Owner, why: str) -> State:
+    """Return the state without an owner's material, which could not be written: its source is as good as broken."""
+    return known.replace(
+        supplies={**known.supplies, owner: None},
+        verdicts=tuple(
+            each.replace(verdict="broken", reason=f"cannot-write: {why}")
+            if (each.owner, each.verdict) == (owner, "found")
+            else each
+            for each in known.verdicts
+        ),
+    )

@@ -391,3 +391,8 @@ class Ending(Value):
     sha512_after: str = ""
     box: str = "tree"
     detail: str = ""
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the script was executed at all: of what was not, there is not even a digest of no output."""
+        return self.reason != "abort" or bool(self.out_sha512)

@@ -84,9 +84,7 @@ def _text(given: Mapping[str, str | bool], name: str) -> str | None:
 
 def _summarise(state: State, result: str) -> None:
     """Print the one line that a console shows, and what went wrong on stderr."""
-    said = [problem.text() for problem in (*state.errors, *state.warnings)]
-    broken = [verdict for verdict in state.verdicts if verdict.verdict == "broken"]
-    said += [f"cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}" for verdict in broken]
+    said = _complaints(state)
     for report in state.reports:
         if report["state"] not in ("ok", "skipped"):
             why = f": {report['reason']}" if report["reason"] else ""
@@ -99,6 +97,13 @@ def _summarise(state: State, result: str) -> None:
     ran = [report for report in state.reports if report["duration_s"] is not None]
     counts = ", ".join(f"{sum(each['owner'] == owner for each in ran)} {owner}" for owner in ("user", "site"))
     sys.stdout.write(f"contextagent: {result} ({counts} scripts, instance {state.instance_id})\n")
+
+
+def _complaints(state: State) -> list[str]:
+    """Return a line for everything that is wrong with what was found."""
+    said = [problem.text() for problem in (*state.errors, *state.warnings)]
+    broken = [verdict for verdict in state.verdicts if verdict.verdict == "broken"]
+    return said + [f"cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}" for verdict in broken]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -151,8 +156,10 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         message = "cannot plan 'this machine': only root may read its disks, and what is remembered of its boots"
         raise RefusedError(message, hint="for a disk of your own: contextagent plan --disk PATH")
     request = agent.Request(disk=options.disk, policy=shell.policy_override, is_forced=options.force)
-    plan = agent.plan(shell.host, options.phase, request)
-    shell.emit(plan_facts(plan), _plan_text(plan))
+    outlook = agent.plan(shell.host, options.phase, request)
+    for line in _complaints(outlook.state):
+        shell.warn(line)
+    shell.emit(plan_facts(outlook.plan), _plan_text(outlook.plan))
     return 0
 
 

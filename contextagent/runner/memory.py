@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextagent.model import Ending, Problem, Value
-from contextagent.runner.journal import LOGS, read_records
+from contextagent.runner.journal import LOGS, last_record, read_records
 from contextagent.runner.state import State, fold, load
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def recall(host: Host) -> Memory:
     was_killed = any(phase.get("state") == "running" for phase in state.phases.values())
     unfinished: tuple[Mapping[str, Any], ...] = ()
     begun: dict[str, Ending | None] = {}
-    if state.damage or was_killed:
+    if state.damage or was_killed or _has_grown(host, state, boot_id):
         records = list(_records_since(host, state))
         state = state.replace(once=fold(state.once, records))
         unfinished = tuple(_unfinished(records))
@@ -59,16 +59,39 @@ def recall(host: Host) -> Memory:
     return Memory(state=state, unfinished=unfinished, begun=begun)
 
 
+def _has_grown(host: Host, state: State, boot_id: str) -> bool:
+    """Whether the trace knows more than the checkpoint: it could be written where the state could not."""
+    if not state.last:
+        return False
+    last = last_record(host, state.last["boot"])
+    is_longer = last is not None and last["seq"] != state.last["seq"]
+    return is_longer or (state.last["boot"] != boot_id and last_record(host, boot_id) is not None)
+
+
 def _records_since(host: Host, state: State) -> Iterator[Mapping[str, Any]]:
     """Yield the trace's records that the checkpoint does not know; all of the instance's where it is damaged."""
-    if not state.damage:
-        after = state.last.get("seq", 0) if state.last.get("boot") == state.boot_id else 0
-        yield from (record for record in read_records(host, state.boot_id) if record["seq"] > after)
+    if state.damage:
+        yield from _records_of(host, state.instance_id)
         return
+    for boot_id in dict.fromkeys((state.boot_id, host.boot_id())):
+        after = state.last.get("seq", 0) if state.last.get("boot") == boot_id else 0
+        yield from (
+            record
+            for record in read_records(host, boot_id)
+            if record["seq"] > after and record.get("inst") == state.instance_id
+        )
+
+
+def once_in_traces(host: Host, instance_id: str) -> dict[str, tuple[str, str]]:
+    """Return the once-markers of an instance of which nothing but traces is left; empty where there are none."""
+    return fold({}, _records_of(host, instance_id))
+
+
+def _records_of(host: Host, instance_id: str) -> Iterator[Mapping[str, Any]]:
     for entry in sorted(host.files.folder(LOGS), key=lambda entry: entry.path):
         if entry.name.startswith("trace-") and entry.name.endswith(".jsonl"):
             boot_id = entry.name[len("trace-") : -len(".jsonl")]
-            yield from (record for record in read_records(host, boot_id) if record.get("inst") == state.instance_id)
+            yield from (record for record in read_records(host, boot_id) if record.get("inst") == instance_id)
 
 
 def _unfinished(records: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -151,7 +151,7 @@ class PhaseRun:
         if ending.reason == "oom":
             self._oom_kills = self._host.oom_kills()
         self._report_ending(step, ending)
-        if step.frequency == "once":
+        if step.frequency == "once" and ending.has_run:
             self.once[step.id] = (step.sha512, "done")
 
     def _report_ending(self, step: Step, ending: Ending) -> None:

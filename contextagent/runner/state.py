@@ -153,6 +153,8 @@ def fold(once: Mapping[str, tuple[str, str]], records: Iterable[Mapping[str, Any
     for record in records:
         if record["ev"] == "start":
             markers[record["id"]] = (record["sha512"], "running")
+        elif record["ev"] == "end" and record.get("reason") == "abort" and not record.get("out_sha512"):
+            markers.pop(record["id"], None)  # it could not even be started, so nothing was done once
         elif record["ev"] == "end":
             sha512, _ = markers.get(record["id"], ("", ""))
             outcome = "interrupted" if record.get("reason") == "agent-restart" else "done"

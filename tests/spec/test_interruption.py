@@ -28,6 +28,7 @@ def start(machine: Machine, disk: Path, *words: str) -> subprocess.Popen[bytes]:
     running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert select.select([fd], [], [], TIMEOUT_S)[0], "the script that holds has not begun"
+        os.read(fd, 1)
     finally:
         os.close(fd)
     return running
@@ -35,7 +36,7 @@ def start(machine: Machine, disk: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def holding(machine: Machine, name: str) -> dict[str, str]:
     """Return a script that opens the gate, and at its first run waits for ever."""
-    body = f"[ -e {machine.root}/held ] || {{ touch {machine.root}/held; echo > {machine.root}/gate; sleep 1000; }}"
+    body = f"[ -e {machine.root}/held ] || {{ touch {machine.root}/held; echo 1<>{machine.root}/gate; sleep 1000; }}"
     return says(machine, name, body=body)
 
 
@@ -165,7 +166,7 @@ def test_a_phase_before_the_network_that_was_cut_short_is_completed_late_and_the
 
 def test_a_run_that_is_killed_twice_begins_no_script_of_the_phase_twice(machine: Machine, disk: Path) -> None:
     lay(disk, {**says(machine, "post-network.d/1", "post-network.d/4"), **holding(machine, "post-network.d/2")})
-    again = f"[ -e {machine.root}/again ] || {{ touch {machine.root}/again; echo > {machine.root}/gate; sleep 1000; }}"
+    again = f"[ -e {machine.root}/again ] || {{ touch {machine.root}/again; echo 1<>{machine.root}/gate; sleep 1000; }}"
     lay(disk, says(machine, "post-network.d/3", body=again))
     for words in ((), ("post-network", "--resume")):
         running = start(machine, disk, *words)

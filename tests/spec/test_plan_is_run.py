@@ -113,3 +113,14 @@ def test_a_script_is_digested_as_it_is(machine: Machine, disk: Path) -> None:
     boot(machine, disk)
     assert reports(machine)["site/post-network/epilog.sh"]["sha512"] == step["sha512"]
     shutil.rmtree(disk)
+
+
+def test_plan_names_a_broken_source_and_wrong_settings_on_stderr(machine: Machine, disk: Path) -> None:
+    lay(
+        disk, {"site/site.yaml": "", "site/site.json": "", "user/user.yaml": "no: [", **says(machine, "user/epilog.sh")}
+    )
+    done = machine.run("plan", "--disk", str(disk))
+    assert done.code == 0
+    assert "site.json" in done.err
+    assert "user.yaml" in done.err
+    assert "epilog.sh" in done.out

@@ -298,11 +298,12 @@ def test_what_the_kernel_killed_for_memory_in_one_script_is_not_told_of_the_next
 
 
 def test_a_script_that_was_taken_away_ends_by_abort_and_the_next_one_runs(stand: Stand) -> None:
-    taken, later = stand.step("taken"), stand.step("later")
+    taken, later = stand.step("taken", frequency="once"), stand.step("later", frequency="once")
     stand.host.files.remove(f"{instance_folder('i')}/{taken.content}")
     work = stand.phase(taken, later)
     assert [report["state"] for report in work.reports] == ["failed", "ok"]
     assert [record["bytes"] > 0 for record in stand.events("start")] == [False, True]
+    assert list(work.once) == [later.id], "what never ran is not done"
 
 
 def test_a_phase_ends_in_state_status_receipt_and_trace_alike(stand: Stand) -> None:

@@ -13,7 +13,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.model import Ending, Kept, LoginKey, PlacedFile, Problem, Script, Supply, Verdict
 from contextagent.runner.journal import Journal
-from contextagent.runner.memory import close_interrupted, recall
+from contextagent.runner.memory import close_interrupted, once_in_traces, recall
 from contextagent.runner.state import HOME, State, fold, instance_folder, known_instance, load, save, sweep
 
 if TYPE_CHECKING:
@@ -176,10 +176,34 @@ def record(ev: str, step_id: str = "user/post-network/a", **more: Any) -> dict[s
         ([record("start", sha512=SHA), record("end", reason="exit")], "done"),
         ([record("start", sha512=SHA), record("end", reason="agent-restart")], "interrupted"),
         ([record("start", sha512=SHA), {"ev": "anchor", "head": ""}], "running"),
+        ([record("start", sha512=SHA), record("end", reason="abort", out_sha512="0")], "done"),
     ],
 )
 def test_folding_the_trace_tells_what_became_of_a_script(records: list[dict[str, Any]], outcome: str) -> None:
     assert fold({}, records) == {"user/post-network/a": (SHA, outcome)}
+
+
+def test_a_script_that_could_not_even_be_started_is_not_done() -> None:
+    assert fold({}, [record("start", sha512=SHA), record("end", reason="abort", out_sha512="")]) == {}
+
+
+@pytest.mark.parametrize("is_rebooted", [False, True])
+def test_what_the_trace_knows_and_the_state_does_not_is_found_out(
+    host: Host, tmp_path: Path, *, is_rebooted: bool
+) -> None:
+    journal = Journal.open(host, instance_id="dmi-1")
+    journal.record("network", state="up")
+    save(host, STATE.replace(once={}, last={"boot": "boot-1", "seq": 1, "hash": ""}))
+    assert recall(host).state.once == {}
+    if is_rebooted:
+        journal.close()
+        boot(tmp_path, "boot-2")
+        journal = Journal.open(host, instance_id="dmi-1")
+    journal.record("start", id=SCRIPT.id, sha512=SHA)
+    journal.record("end", id=SCRIPT.id, reason="exit", exit=0, signal=None, wall_s=0)
+    journal.close()
+    assert recall(host).state.once == once_in_traces(host, "dmi-1") == {SCRIPT.id: (SHA, "done")}
+    assert once_in_traces(host, "dmi-2") == {}
 
 
 def killed_in_a_script(host: Host) -> None:
