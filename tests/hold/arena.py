@@ -47,6 +47,11 @@ class Arena(Machine):
         for path in ("var/log", "var/lib"):
             (self.root / path).mkdir(parents=True)
 
+    def reboot(self) -> None:
+        """Give the machine a new boot id, and an empty /run."""
+        super().reboot()
+        (self.root / "run").mkdir()
+
     def boot(self, under: list[str] | None = None) -> Run:
         """Run the whole boot from the disk: pre-network, then post-network."""
         self.note("run")

@@ -143,8 +143,9 @@ def order_violations(where: str, runs: Iterable[list[str]]) -> Iterator[str]:
 def place_violations(tree: Mapping[str, str], clean: Mapping[str, str]) -> Iterator[str]:
     """I5, I6: what is there is what a machine without faults has; nothing else, no temporary name, no other mode."""
     expected = normalised(clean)
-    # an agent that could read neither the disk nor the machine's identity has rightly booted another instance
-    others = re.compile(r"var/lib/contextagent/instances/local-")
+    # An agent that could read neither the disk nor the machine's identity has rightly booted another instance, and one
+    # that could not reserve the trace's room in its own file keeps it in another.
+    others = re.compile(r"var/lib/contextagent/instances/local-|var/log/contextagent/\.reserve$")
     for path, mode in sorted(normalised(tree).items()):
         if others.match(path):
             continue
