@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from contextagent.runner.surroundings import Surroundings
 
 _TELL_EVERY_S = 1.0
-"""How often progress is published: a context of 5,000 scripts must not write 5,000 status files."""
+_TELL_SHARE = 100
+"""How often progress is published: at most once a second, and for at most a hundredth of the time.
+
+A context of 5,000 scripts must not write 5,000 status files, each larger than the last.
+"""
 
 
 class _Standing:
@@ -36,7 +40,7 @@ class _Standing:
         self.state = state
         if not is_continued:
             self.state = state.replace(last=self._place())
-        self._told_ns = 0
+        self._next_ns = 0
 
     def _place(self) -> dict[str, Any]:
         return {"boot": self.state.boot_id, "seq": self._journal.seq, "hash": self._journal.head}
@@ -61,14 +65,15 @@ class _Standing:
     def tell(self, reports: Sequence[Mapping[str, Any]] = (), *, is_final: bool = False) -> None:
         """Publish status.json, at most once a second until the end."""
         now_ns = self._host.mono_ns()
-        if not is_final and now_ns - self._told_ns < _TELL_EVERY_S * 1e9:
+        if not is_final and now_ns < self._next_ns:
             return
-        self._told_ns = now_ns
         shown = self.state.replace(reports=(*self.state.reports, *reports))
         try:
             report.publish(self._host, report.make_status(shown, order=PHASES))
         except CannotWriteError as error:
             self._said(error)
+        cost_ns = self._host.mono_ns() - now_ns
+        self._next_ns = now_ns + max(int(_TELL_EVERY_S * 1e9), _TELL_SHARE * cost_ns)
 
     def remember(self, step: Step) -> bool:
         """Remember in the state that a step is about to run, where the trace can't."""

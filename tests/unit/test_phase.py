@@ -377,8 +377,8 @@ def test_progress_is_published_while_scripts_run_but_not_for_each_of_many(
 
     monkeypatch.setattr(stand.host, "mono_ns", tick)
     monkeypatch.setattr("contextagent.runner.status.publish", lambda _host, shown: published.append(shown))
-    run_phase(stand, *(stand.step(str(number)) for number in range(8)))
-    assert 2 < len(published) < 8
+    run_phase(stand, *(stand.step(str(number)) for number in range(40)))
+    assert 2 < len(published) < 10
 
 
 def test_a_problem_of_a_phase_degrades_it(stand: Stand) -> None:
