@@ -55,7 +55,23 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
                 reason=kept.reason,
                 digest=kept.sha512,
             )
+    _record_cached(journal, state)
     journal.sync()
+
+
+def _record_cached(journal: Journal, state: State) -> None:
+    for owner, supply in state.supplies.items() if state.verdicts else ():
+        if supply and supply.source.startswith("cached:"):
+            journal.record(
+                "source",
+                is_durable=False,
+                owner=owner,
+                source=supply.source,
+                verdict="found",
+                reason="the last good context of this instance",
+                bytes=_bytes(supply),
+                sha512=supply.digest,
+            )
 
 
 def _bytes(supply: Supply) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import make_iso
+from tests.machine import AGENT, make_iso, run
 from tests.spec.scenes import boot, effects, lay, says
 
 if TYPE_CHECKING:
@@ -71,22 +71,27 @@ def test_a_sources_own_id_makes_the_instance(machine: Machine, disk: Path, kind:
     assert len(effects(machine)) == 2
 
 
+@pytest.mark.parametrize("first", [1, 4])
 def test_a_disk_with_read_errors_leaves_the_last_good_context_in_use_and_says_cached(
-    machine: Machine, disk: Path, tmp_path: Path
+    machine: Machine, disk: Path, tmp_path: Path, first: int
 ) -> None:
     lay(disk, says(machine, "site/epilog.sh", "user/epilog.sh"))
     image = make_iso(disk, tmp_path / "disk.iso")
     boot(machine, image)
     machine.reboot()
-    whole = image.read_bytes()
-    image.write_bytes(whole[: 40 * 2048])
-    boot(machine, image)
+    strace = ("strace", "-f", "-o", "/dev/null", "-P", str(image), "-e", f"inject=read,pread64:error=EIO:when={first}+")
+    done = run((*strace, *AGENT, "--root", str(machine.root), "run", "--disk", str(image)))
     status = machine.status()
-    if any("read-error" in each["reason"] for each in status["verdicts"]):
-        assert effects(machine) == ["user/epilog.sh start", "site/epilog.sh start", "site/epilog.sh start"]
-        assert all(source.startswith("cached:disk:hepix") for source in status["sources"].values())
-        sources = [record["source"] for record in machine.trace() if record["ev"] == "source"]
-        assert "cached:disk:hepix" in sources
+    assert {each["verdict"] for each in status["verdicts"]} == {"broken"}
+    assert effects(machine) == ["user/epilog.sh start", "site/epilog.sh start", "site/epilog.sh start"], done.err
+    assert status["sources"] == {"site": "cached:disk:hepix", "user": "cached:disk:hepix"}
+    assert "cached:disk:hepix" in [record["source"] for record in machine.trace() if record["ev"] == "source"]
+    script = machine.root / "var/lib/contextagent/instances" / instance(machine) / "scripts/site/post-network/epilog.sh"
+    script.write_text("echo changed >> effects\n")
+    machine.reboot()
+    run((*strace, *AGENT, "--root", str(machine.root), "run", "--disk", str(image)))
+    assert machine.status()["sources"]["site"] is None, "what is not what was digested does not serve"
+    assert len(effects(machine)) == 3
 
 
 @pytest.mark.parametrize("spoilt", [{"site/site.yaml": "", "site/site.json": ""}, {"context.sh": "A=1;touch x\n"}])

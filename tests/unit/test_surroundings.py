@@ -279,3 +279,14 @@ def test_a_boot_is_recorded_once_and_each_search_with_its_verdicts(host: Host) -
     assert records[2]["result"] == "kept"
     assert records[0]["agent_sha512"] == chronicle.agent_sha512()
     journal.close()
+
+
+def test_the_last_good_context_is_traced_as_cached_where_it_was_looked_for(host: Host) -> None:
+    journal = Journal.open(host, instance_id="i")
+    last = Supply(owner="site", source="cached:disk:hepix", scripts=(SCRIPT,), digest="d")
+    known = state(supplies={"site": last, "user": None}, verdicts=(verdict("site", "broken"),))
+    for each in (known, known.replace(verdicts=())):
+        chronicle.begin(host, journal, each, Layer(voice="image"))
+    found = [(record["source"], record["verdict"], record["bytes"]) for record in journal.events() if record["seq"] > 1]
+    assert found[1:] == [("cached:disk:hepix", "found", 3)]
+    journal.close()
