@@ -7,6 +7,7 @@ from contextagent.errors import BrokenSourceError
 from contextagent.host.files import random_name
 from contextagent.model import Offer, Problem, Reading
 from contextagent.payloads.caps import Caps
+from contextagent.payloads.names import script_name_problem, target_problem
 from contextagent.payloads.userdata import prepare, read_user_data
 
 TYPE_CHECKING = False
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from contextagent.sources.media import FolderMedium
 
 _TIMEOUT_S = 60.0
+AMICONFIG = "/var/lib/amiconfig/"
+"""Where a kept payload may be put: amiconfig looks for its user data there."""
 
 
 def caps_of(settings: Settings) -> Caps:
@@ -122,7 +125,7 @@ def _unpacked(answer: dict[str, Any]) -> Reading:
         BrokenSourceError: It is none; the child was taken over.
     """
     try:
-        return Reading(
+        reading = Reading(
             **{
                 **answer,
                 "offers": tuple(Offer(**{**offer, "data": _bytes(offer["data"])}) for offer in answer["offers"]),
@@ -130,10 +133,26 @@ def _unpacked(answer: dict[str, Any]) -> Reading:
                 "warnings": tuple(Problem(**problem) for problem in answer["warnings"]),
             }
         )
-    except (TypeError, KeyError, UnicodeEncodeError, AttributeError) as error:
-        raise BrokenSourceError(
-            "cannot read 'user data': its reader answered nonsense", reason="reader-died"
-        ) from error
+        is_harmless = all(_is_harmless(offer) for offer in reading.offers)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        is_harmless = False
+    if not is_harmless:
+        raise BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died")
+    return reading
+
+
+def _is_harmless(offer: Offer) -> bool:
+    """Whether an offer leads nowhere that the forms of user data don't: its names become paths of ours."""
+    match offer.role:
+        case "script":
+            return not script_name_problem(offer.name)
+        case "file":
+            return not target_problem(offer.name)
+        case "kept":
+            is_place = offer.name.startswith(AMICONFIG) and not target_problem(offer.name)
+            return is_place or "/" not in offer.name
+        case role:
+            return role == "key"
 
 
 def _text(data: bytes | None) -> str | None:
