@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from tests.vm.guest import Boot, BootedGuest, missing_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed here: {', '.join(missing_tools())}")
@@ -136,12 +136,10 @@ def test_the_trace_of_the_boot_before_is_whole_and_this_ones_is_open(boots: list
     assert "open" in read(boots[1], "verify")
 
 
-def test_a_machine_without_a_disk_boots_as_if_the_agent_were_not_there(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_machine_without_a_disk_boots_as_if_the_agent_were_not_there(tmp_path: Path) -> None:
     boot = BootedGuest(tmp_path / "guest").boot(test=REPORT)
     status = json.loads(read(boot, "status.json"))
     assert (status["result"], status["scripts"], status["errors"]) == ("none", [], [])
     assert started(boot) == []
     began, ended = (int(line.partition("=")[2]) for line in sorted(read(boot, "timing").splitlines(), reverse=True))
-    record_property("before_the_network_ms", (ended - began) // 1000)
+    sys.stdout.write(f"the boot waited {(ended - began) // 1000} ms for the agent, emulated (pytest -rP shows this)\n")
