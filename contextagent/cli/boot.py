@@ -24,6 +24,8 @@ _RUN_EXAMPLES = """examples:
   contextagent run pre-network                    what the first unit does at boot
   contextagent run --disk context.iso --root /tmp/trial
   contextagent run post-network --resume          after the agent was killed"""
+OFF_FILE = "/etc/contextagent/disabled"
+OFF_WORD = "contextagent=off"
 _PLAN_EXAMPLES = """examples:
   contextagent plan --disk my-context/
   contextagent plan post-network --format json"""
@@ -38,6 +40,9 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
     disk, policy, metadata = (_text(given, name) for name in ("--disk", "--policy", "--metadata"))
     check_metadata(metadata)
     host = _host(_text(given, "--root"))
+    if switch := _off_switch(host):
+        sys.stdout.write(f"contextagent: switched off by {switch}\n")
+        return 0
     request = agent.Request(disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given)
     try:
         outcome = agent.run(host, (phase,) if phase else agent.BOOT, request)
@@ -70,6 +75,13 @@ def _host(root: str | None) -> Host:
         message = "cannot run 'run': only root may contextualise this machine"
         raise RefusedError(message, hint="for a trial below a folder of your own: contextagent run --root DIR")
     return host
+
+
+def _off_switch(host: Host) -> str:
+    """Return what keeps the agent from running on this machine; empty where nothing does."""
+    if host.files.exists(OFF_FILE):
+        return f"'{OFF_FILE}'"
+    return f"the kernel word '{OFF_WORD}'" if OFF_WORD in host.kernel_words() else ""
 
 
 def _is_beyond(host: Host) -> bool:

@@ -186,3 +186,15 @@ def test_names_and_messages_with_control_characters_reach_no_terminal(machine: M
     done = boot(machine, disk)
     told = [done.out + done.err] + [machine.run(verb).out for verb in ("status", "explain", "analyze")]
     assert not re.search("[\x1b\u202e]", "".join(told))
+
+
+@pytest.mark.parametrize("switch", [("etc/contextagent/disabled", ""), ("proc/cmdline", "quiet contextagent=off\n")])
+def test_an_agent_that_is_switched_off_says_so_and_does_nothing(
+    machine: Machine, disk: Path, switch: tuple[str, str]
+) -> None:
+    lay(disk, says(machine, "epilog.sh"))
+    machine.put(*switch)
+    before = sorted(machine.root.rglob("*"))
+    done = boot(machine, disk)
+    assert (done.code, sorted(machine.root.rglob("*"))) == (0, before)
+    assert "off" in done.out
