@@ -41,8 +41,9 @@ def result_of(state: State) -> Result:
     states = [phase["state"] for phase in state.phases.values()]
     if "running" in states:
         return "running"
-    is_site_broken = any(each.owner == "site" and each.verdict == "broken" for each in state.verdicts)
-    if "failed" in states or is_site_broken or any(each.reason == "invalid-site-settings" for each in state.errors):
+    of_site = [each.verdict for each in state.verdicts if each.owner == "site"]
+    is_site_missing = "broken" in of_site and "found" not in of_site  # `disk.broken: next` may have found it elsewhere
+    if "failed" in states or is_site_missing or any(each.reason == "invalid-site-settings" for each in state.errors):
         return "failed"
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     if (

@@ -239,6 +239,7 @@ def verdict(owner: Owner, word: Any) -> Verdict:
         ({"phases": {"pre-network": {"state": "failed"}}}, "failed"),
         ({"phases": {"pre-network": {"state": "degraded"}}}, "degraded"),
         ({"verdicts": (verdict("site", "broken"),)}, "failed"),
+        ({"verdicts": (verdict("site", "broken"), verdict("site", "found"))}, "degraded"),
         ({"verdicts": (verdict("user", "broken"),)}, "degraded"),
         ({"verdicts": (verdict("user", "absent"),)}, "ok"),
         ({"errors": (Problem(reason="x", message="y"),)}, "degraded"),
