@@ -122,8 +122,9 @@ def _unpacked(answer: dict[str, Any]) -> Reading:
     """Return the reading that `_packed` made JSON of.
 
     Raises:
-        BrokenSourceError: It is none; the child was taken over.
+        BrokenSourceError: It is none, or names what no form names; the child was taken over.
     """
+    nonsense = BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died")
     try:
         reading = Reading(
             **{
@@ -134,10 +135,10 @@ def _unpacked(answer: dict[str, Any]) -> Reading:
             }
         )
         is_harmless = all(_is_harmless(offer) for offer in reading.offers)
-    except (TypeError, KeyError, ValueError, AttributeError):
-        is_harmless = False
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise nonsense from error
     if not is_harmless:
-        raise BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died")
+        raise nonsense
     return reading
 
 
