@@ -220,7 +220,7 @@ def test_a_script_deaf_to_term_is_killed(stage: Stage) -> None:
     ending = stage.run("trap '' TERM; while :; do sleep 1000; done", limits={"wall_s": 0.2})
 
     assert (ending.state, ending.reason, ending.signal) == ("timeout", "timeout", 9)
-    assert ending.killed == 2
+    assert ending.killed in (1, 2)  # the shell, and its sleep where it had come to it
 
 
 def test_a_script_that_writes_too_much_is_killed(stage: Stage) -> None:
