@@ -32,6 +32,7 @@ $(READY): pyproject.toml contextagent/host/_guestos.c
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
 	@echo "setup: installing contextagent, its libraries and the tools of its tests"
 	@$(BIN)/pip install -qq --editable '.[dev]'
+	@$(BIN)/python -m compileall -q contextagent # a boot should not find itself compiling, where it may not keep the result
 	@touch $@
 
 demo: $(READY) ## a whole boot from a real disk, below a throw-away folder
