@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from contextagent.model import Entry, Medium, Owner, Phase
+    from contextagent.model import Entry, Medium, OfferRole, Owner, Phase
 
 FILE_NAMES = ("prolog.sh", "epilog.sh", "init.sh", "site.yaml", "site.json", "user.yaml", "user.json")
 """Native names of files, by which a folder is recognised; `context.sh` alone is no native layout."""
@@ -157,16 +157,7 @@ class _Folder:
             if entry.kind == "other":
                 raise self._broken(entry.path, *_NO_FILE["other"])
             if entry.kind != "folder":
-                self._offers.append(
-                    Offer(
-                        owner=self._owner,
-                        role="file",
-                        name=target,
-                        path="" if entry.kind == "link" else entry.path,
-                        mode=entry.mode & 0o755,
-                        link=entry.target,
-                    )
-                )
+                self._offer("file", target, entry)
 
     def _take_settings(self) -> None:
         found = [name for name in (f"{self._owner}.yaml", f"{self._owner}.json") if name in self._entries]
@@ -201,16 +192,20 @@ class _Folder:
             if cause:
                 self._warn(path, "not-copied", f"{cause}, leaving it out of the working folder")
                 continue
-            self._offers.append(
-                Offer(
-                    owner=self._owner,
-                    role="companion",
-                    name=path,
-                    path="" if entry.kind == "link" else entry.path,
-                    mode=entry.mode & 0o755,
-                    link=entry.target,
-                )
+            self._offer("companion", path, entry)
+
+    def _offer(self, role: OfferRole, name: str, entry: Entry) -> None:
+        """Offer a file, or a link as it stands, that has been judged."""
+        self._offers.append(
+            Offer(
+                owner=self._owner,
+                role=role,
+                name=name,
+                path="" if entry.kind == "link" else entry.path,
+                mode=entry.mode & 0o755,
+                link=entry.target,
             )
+        )
 
     def _variables(self) -> Mapping[str, str]:
         entry = self._entries.get("context.sh")

@@ -53,16 +53,24 @@ def _version(medium: NamedMedium) -> str:
     return max((name for name in found if name[:1].isdigit()), default="")
 
 
-def _openstack(medium: NamedMedium, folder: str) -> LayoutReading:
-    broken: dict[Owner, str] = {}
+def _read(
+    medium: NamedMedium, meta_path: str, user_data_path: str, *, has_meta: bool
+) -> tuple[dict[str, object], bytes | None, dict[Owner, str]]:
+    """Return meta data, user data, and whose part is broken by what can't be read.
+
+    Without `has_meta` there may be no meta data: that has to be looked at first, and no file is no fault.
+    """
     meta: dict[str, object] = {}
     try:
-        if is_file(medium, f"{folder}/meta_data.json"):
-            meta = json_object(medium, f"{folder}/meta_data.json")
-        user_data = _user_data(medium, f"{folder}/user_data")
+        if has_meta or is_file(medium, meta_path):
+            meta = json_object(medium, meta_path)
+        return meta, _user_data(medium, user_data_path), {}
     except BrokenSourceError as error:
-        broken["user"] = cause(error)
-        user_data = None
+        return meta, None, {"user": cause(error)}
+
+
+def _openstack(medium: NamedMedium, folder: str) -> LayoutReading:
+    meta, user_data, broken = _read(medium, f"{folder}/meta_data.json", f"{folder}/user_data", has_meta=False)
     uuid = meta.get("uuid")
     return LayoutReading(
         layout="openstack",
@@ -75,14 +83,7 @@ def _openstack(medium: NamedMedium, folder: str) -> LayoutReading:
 
 
 def _ec2(medium: NamedMedium) -> LayoutReading:
-    broken: dict[Owner, str] = {}
-    meta: dict[str, object] = {}
-    try:
-        meta = json_object(medium, f"{_EC2}/meta-data.json")
-        user_data = _user_data(medium, f"{_EC2}/user-data")
-    except BrokenSourceError as error:
-        broken["user"] = cause(error)
-        user_data = None
+    meta, user_data, broken = _read(medium, f"{_EC2}/meta-data.json", f"{_EC2}/user-data", has_meta=True)
     instance_id = meta.get("instance-id")
     return LayoutReading(
         layout="openstack",
