@@ -12,8 +12,7 @@ from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import Memory, close_interrupted, once_in_traces, recall
 from contextagent.runner.reserve import forget_old
-from contextagent.runner.state import State, instance_folder, sweep
-from contextagent.runner.status import RUN
+from contextagent.runner.state import RUN, State, instance_folder, sweep
 from contextagent.runner.surroundings import surroundings
 
 TYPE_CHECKING = False
@@ -93,15 +92,9 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
     """
     image = load_image_policy(host, request.policy, may_write=False)
     memory = recall(host)
-    known = memory.state
-    if not _is_known(known, phase or BOOT[0], request):
-        from contextagent.sources.search import search  # noqa: PLC0415  # a later phase of a boot searches nothing
-
-        finding = search(host, merge(image), known, override=request.disk, is_trial=True)
-        known = _judged(host, known, finding)
-    heard = hear(image, known.supplies, known.layers)
-    known = _with(known, errors=heard.problems, warnings=heard.settings.warnings)
-    steps = make_plan(phase, known.supplies, _situation(host, heard.settings, memory, known, phase, request))
+    known, _ = _found(host, memory.state, phase or BOOT[0], request, image, is_trial=True)
+    known, settings = _heard(image, known)
+    steps = make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
     return Outlook(plan=steps, state=known)
 
 
@@ -109,15 +102,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
     """Run one phase, unless it is over already."""
     if _is_over(memory.state, phase, request):
         return Outcome(state=memory.state, is_news=False)
-    known, finding = memory.state, None
-    if not _is_known(known, phase, request):
-        from contextagent.sources.search import search  # noqa: PLC0415  # a later phase of a boot searches nothing
-
-        finding = search(host, merge(image), known, override=request.disk, is_trial=False)
-        known = _judged(host, known, finding)
-    heard = hear(image, known.supplies, known.layers)
-    settings = heard.settings
-    known = _with(known.replace(layers=heard.layers), errors=heard.problems, warnings=settings.warnings)
+    known, finding = _found(host, memory.state, phase, request, image, is_trial=False)
+    known, settings = _heard(image, known)
     journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
     try:
         chronicle.begin(host, journal, known if finding else known.replace(verdicts=()), image)
@@ -149,6 +135,25 @@ def _is_known(known: State, phase: Phase, request: Request) -> bool:
     begun = known.phases.get(phase, {}).get("state") == "running"
     earlier = [each for each in known.phases if PHASES.index(each) < PHASES.index(phase)]
     return bool(earlier) or (begun and request.is_resumed)
+
+
+def _found(
+    host: Host, known: State, phase: Phase, request: Request, image: Layer, *, is_trial: bool
+) -> tuple[State, Finding | None]:
+    """Return the state with this boot's context in it, and the finding where it had to be searched for."""
+    if _is_known(known, phase, request):
+        return known, None
+    from contextagent.sources.search import search  # noqa: PLC0415  # a later phase of a boot searches nothing
+
+    finding = search(host, merge(image), known, override=request.disk, is_trial=is_trial)
+    return _judged(host, known, finding), finding
+
+
+def _heard(image: Layer, known: State) -> tuple[State, Settings]:
+    """Return what holds once all voices were heard, and the state with what is to be remembered and said of them."""
+    heard = hear(image, known.supplies, known.layers)
+    known = known.replace(layers=heard.layers)
+    return _with(known, errors=heard.problems, warnings=heard.settings.warnings), heard.settings
 
 
 def _judged(host: Host, known: State, finding: Finding) -> State:

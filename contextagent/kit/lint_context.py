@@ -13,6 +13,7 @@ from contextagent.payloads.native import is_native, native_offers, top_folder
 from contextagent.payloads.stream import GZIP_MAGIC
 from contextagent.payloads.variables import parse_variables
 from contextagent.policy.settings import merge
+from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
 from contextagent.sources.layouts import opennebula, read_layouts
 from contextagent.sources.unfolding import Unfolded, caps_of
 
@@ -32,8 +33,7 @@ SEARCHED_BYTES = 1 << 20
 """A larger file is not searched for secrets."""
 MAX_READ_BYTES = 1 << 28
 MAX_PROBLEMS = 100
-_HOME = "/var/lib/contextuser"
-_USERS_PLACES = (f"{_HOME}/", "/etc/joboutputs/")
+_USERS_PLACES = (f"{USERS_HOME}/", f"{JOB_OUTPUTS}/")
 
 
 class _Place:
@@ -244,7 +244,7 @@ class Context:
 
     def _check_target(self, place: _Place, offer: Offer) -> None:
         if self._settings["user.account"] == "contextuser" and not offer.name.startswith(_USERS_PLACES):
-            where = f"only below {_HOME} and /etc/joboutputs"
+            where = f"only below {USERS_HOME} and {JOB_OUTPUTS}"
             message = f"a user may not put a file at '{offer.name}', {where}: it is refused"
             self._say("error", "target-refused", message, place.full(offer.path))
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 VETO_EXIT = 100
 """A site script that ends so vetoes the pilot, and is `ok` (cli reference, exit codes)."""
-
-
 OWN_NAMES = ("CONTEXTAGENT_PHASE", "CONTEXTAGENT_OWNER", "CONTEXTAGENT_CONTEXT_DIR")
 """Variables that a script has beside its owner's."""
 
@@ -155,8 +153,7 @@ class PhaseRun:
             self.once[step.id] = (step.sha512, "done")
 
     def _report_ending(self, step: Step, ending: Ending) -> None:
-        is_veto = step.owner == "site" and ending.exit_code == VETO_EXIT
-        self.report(step, "ok" if is_veto else ending.state, reason=_reason(step, ending), ending=ending)
+        self.report(step, "ok" if _is_veto(step, ending) else ending.state, reason=_reason(step, ending), ending=ending)
 
     def _enter(self, owner: Owner) -> str:
         """Return the folder that the owner's scripts run in, now that it is theirs.
@@ -239,9 +236,13 @@ def _end_facts(step: Step, ending: Ending) -> dict[str, Any]:
     }
 
 
+def _is_veto(step: Step, ending: Ending) -> bool:
+    return step.owner == "site" and ending.exit_code == VETO_EXIT
+
+
 def _reason(step: Step, ending: Ending) -> str:
     """Return why a script is not simply `ok`, in words that name what to change."""
-    if step.owner == "site" and ending.exit_code == VETO_EXIT:
+    if _is_veto(step, ending):
         return "vetoes the pilot"
     if ending.state == "ok":
         return ""

@@ -8,7 +8,8 @@ import stat as stat_bits
 from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.model import Value
 from contextagent.payloads.keys import check_key, fingerprint
-from contextagent.runner.state import instance_folder
+from contextagent.runner.state import KEPT, instance_folder
+from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 30
 _MAX_KEYS_BYTES = 1 << 20
-JOB_OUTPUTS = "/etc/joboutputs"
 _SUDOERS = "/etc/sudoers.d"
 
 
@@ -51,7 +51,7 @@ def take(host: Host, step: Step, instance_id: str, account: Account | None) -> P
 
 
 def _file(host: Host, step: Step, instance_id: str, account: Account | None) -> Placed:
-    is_kept = step.content.startswith("context/kept-")  # the agent's own doing, at a place that no user names
+    is_kept = step.content.startswith(KEPT)  # the agent's own doing, at a place that no user names
     if step.owner == "user" and not is_kept:
         _check_users_target(step.target, account)
     _check_links(host, step.target)
@@ -92,7 +92,7 @@ def _make_parents(host: Host, folder: str) -> None:
 
 def _check_users_target(target: str, account: Account | None) -> None:
     """Refuse a user's file outside its home and the job outputs (docs/reference/context.md, files)."""
-    homes = (account.home if account else "/var/lib/contextuser", JOB_OUTPUTS)
+    homes = (account.home if account else USERS_HOME, JOB_OUTPUTS)
     if not any(target.startswith(f"{home}/") for home in homes):
         message = f"cannot write '{target}': a user's files go below {' or '.join(homes)} only"
         raise RefusedError(message, reason="not-the-users")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 
-from contextagent.digests import new_sha512
 from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.host import supervised
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Ending, Value
 from contextagent.runner.capture import Capture
+from contextagent.runner.state import LENT, digest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 KILL_S = 15.0
 """For the supervisor to kill the tree and say so; then it is killed itself."""
 SHELL = "/bin/sh"
-LENT = "/run/contextagent/scripts"
 """Where copies for the unprivileged account stand, since it can't read the agent's own state."""
 _SHEBANG_BYTES = 256
 """What the kernel itself reads of a script since Linux 5.1."""
@@ -77,7 +76,7 @@ def run_script(host: Host, job: Job) -> Ending:
     except (ContextAgentError, OSError, ValueError) as error:
         detail = str(error) if isinstance(error, _CannotRunError) else f"cannot run '{job.script}': {_cause(error)}"
         ending = Ending(state="failed", reason="abort", exit_code=None, signal=None, wall_s=0.0, detail=detail)
-    return ending.replace(wall_s=(host.mono_ns() - started_ns) / 1e9, sha512_after=_digest(host, job.script))
+    return ending.replace(wall_s=(host.mono_ns() - started_ns) / 1e9, sha512_after=digest_of(host, job.script))
 
 
 def _run(host: Host, job: Job) -> Ending:
@@ -242,14 +241,3 @@ def _lend(host: Host, script: str, account: Account) -> str:
 
 def _cause(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _digest(host: Host, script: str) -> str:
-    """Return the staged script's digest now; empty when it is gone."""
-    try:
-        digest = new_sha512(host.files.size(script))
-        for data in host.files.chunks(script, max_bytes=_MAX_SCRIPT_BYTES):
-            digest.update(data)
-    except OSError:
-        return ""
-    return digest.hexdigest()

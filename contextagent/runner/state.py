@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from contextagent import jsontext
-from contextagent.digests import sha256_hex
+from contextagent.digests import new_sha512, sha256_hex
 from contextagent.errors import CannotWriteError
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value, Verdict
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.model import Owner
 
+RUN = "/run/contextagent"
+LENT = f"{RUN}/scripts"
+"""Where an account that can't reach into the agent's state gets a copy of its script to read."""
 HOME = "/var/lib/contextagent"
 INSTANCES = f"{HOME}/instances"
+KEPT = "context/kept-"
+"""Where in an instance's folder payloads stand that are kept and not run; the owner follows."""
 SCHEMA = 1
 MAX_BYTES = 64 << 20
 _HEAD, _TAIL = b'{"schema":%d,"sha256":"%s","state":', b"}\n"
@@ -69,6 +74,17 @@ def instance_folder(instance_id: str) -> str:
     return f"{INSTANCES}/{instance_id}"
 
 
+def digest_of(host: Host, path: str) -> str:
+    """Return the SHA-512 of a file of the agent's own state; empty where it can't be read."""
+    try:
+        digest = new_sha512(host.files.size(path))
+        for data in host.files.chunks(path, max_bytes=1 << 62):
+            digest.update(data)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
 def sweep(host: Host) -> None:
     """Remove what a killed agent left unfinished: half-staged trees, temporary files, copies lent to an account.
 
@@ -76,7 +92,7 @@ def sweep(host: Host) -> None:
         CannotWriteError: It could not be removed.
     """
     instances = [f"{INSTANCES}/{entry.path}" for entry in host.files.folder(INSTANCES)]
-    for folder in ("/run/contextagent", "/run/contextagent/scripts", LOGS, HOME, INSTANCES, *instances):
+    for folder in (RUN, LENT, LOGS, HOME, INSTANCES, *instances):
         host.files.sweep(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent import __version__, jsontext
+from contextagent.runner.state import RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from contextagent.model import Phase, PhaseState, Problem, Result
     from contextagent.runner.state import State
 
-RUN = "/run/contextagent"
 STATUS = f"{RUN}/status.json"
 SCHEMA = 1
 EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}

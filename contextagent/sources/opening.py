@@ -6,6 +6,7 @@ import os
 import stat as stat_bits
 
 from contextagent.errors import BrokenSourceError, CannotWriteError
+from contextagent.runner.state import RUN
 from contextagent.sources.media import FolderMedium, NamedMedium
 
 TYPE_CHECKING = False
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.sources.devices import Disk
 
-_PLACES = "/run/contextagent"
 _PREFIX = "disk-"
 
 
@@ -60,7 +60,7 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
         BrokenSourceError: It can't be read.
     """
     _sweep(host)
-    place = f"{_PLACES}/{_PREFIX}{os.getpid()}"
+    place = f"{RUN}/{_PREFIX}{os.getpid()}"
     host.files.make_folder(place)
     try:
         host.mount(disk.path, place, disk.kind)  # type: ignore[arg-type]  # a folder or nothing is never mounted
@@ -74,8 +74,8 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
 
 def _sweep(host: Host) -> None:
     """Take away what an agent left that was killed between a mount and its detaching."""
-    for entry in host.files.folder(_PLACES):
+    for entry in host.files.folder(RUN):
         pid = entry.name.removeprefix(_PREFIX)
         if pid != entry.name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            host.unmount(f"{_PLACES}/{entry.name}")
-            host.files.remove(f"{_PLACES}/{entry.name}")
+            host.unmount(f"{RUN}/{entry.name}")
+            host.files.remove(f"{RUN}/{entry.name}")

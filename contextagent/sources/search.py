@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextagent.digests import new_sha512
 from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.model import OWNERS, Problem, Supply, Value, Verdict
-from contextagent.runner.state import State, instance_folder
+from contextagent.runner.state import State, digest_of, instance_folder
 from contextagent.sources.disk import search_disks
 from contextagent.sources.identity import DMI, identify
 from contextagent.sources.staging import Staged, stage
@@ -122,14 +121,3 @@ def _is_intact(host: Host, instance_id: str, supply: Supply) -> bool:
     items += [(each.content, each.sha512) for each in supply.files if each.content]
     folder = instance_folder(instance_id)
     return all(sha512 == digest_of(host, f"{folder}/{content}") for content, sha512 in items)
-
-
-def digest_of(host: Host, path: str) -> str:
-    """Return the SHA-512 of a file of the agent's own state; empty where it can't be read."""
-    digest = new_sha512()
-    try:
-        for data in host.files.chunks(path, max_bytes=1 << 62):
-            digest.update(data)
-    except OSError:
-        return ""
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from contextagent.digests import new_sha512, sha256_hex
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Kept, LoginKey, PlacedFile, Problem, Script, Supply, Value
+from contextagent.runner.state import KEPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def install(host: Host, staged: Staged, instance_folder: str, folders: Folders, 
         CannotWriteError: The state can't be written.
     """
     supply = staged.supply
-    for name, place in (("scripts", f"scripts/{supply.owner}"), ("kept", f"context/kept-{supply.owner}")):
+    for name, place in (("scripts", f"scripts/{supply.owner}"), ("kept", f"{KEPT}{supply.owner}")):
         host.files.make_folder(f"{staged.folder}/{name}")
         host.files.make_folder(f"{instance_folder}/{place}".rpartition("/")[0])
         host.files.remove(f"{instance_folder}/{place}")
@@ -251,7 +252,7 @@ class _Made:
                         name=offer.name,
                         sha512=sha512,
                         size_bytes=size,
-                        content=f"context/kept-{self._owner}/{content[5:]}",
+                        content=f"{KEPT}{self._owner}/{content[5:]}",
                         reason=offer.reason,
                     )
                 )

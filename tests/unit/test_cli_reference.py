@@ -17,9 +17,8 @@ from contextagent.kit.finding import Finding
 from contextagent.model import PHASES, Limits, Plan, Step
 from contextagent.runner.folders import WORKING
 from contextagent.runner.journal import LOGS
-from contextagent.runner.script import LENT
-from contextagent.runner.state import HOME, State
-from contextagent.runner.status import EXIT_CODES, RUN, STATUS, make_status
+from contextagent.runner.state import HOME, LENT, RUN, State
+from contextagent.runner.status import EXIT_CODES, STATUS, make_status
 from contextagent.runner.surroundings import USERS_HOME
 from contextagent.trace.records import RECORDS
 
