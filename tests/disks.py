@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from contextagent.host import Host
 from contextagent.policy.settings import load_material, merge
 from contextagent.sources.devices import find_disks
-from contextagent.sources.disk import DiskFindings, search_disks
+from contextagent.sources.disk import search_disks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from contextagent.model import Owner
+    from contextagent.sources.found import Findings, Found
+    from contextagent.sources.media import NamedMedium
 
 SCRIPT = "#!/bin/sh\n"
 
@@ -41,27 +43,32 @@ class HastyHost(Host):
         self.ejected.append(device)
 
 
-def search(host: Host, override: object = None, *, policy: str = "") -> DiskFindings:
+def search(host: Host, override: object = None, *, policy: str = "") -> Findings:
     settings = merge(load_material("image", "policy.yaml", policy.encode()))
     findings = search_disks(host, settings, override=None if override is None else str(override))
     findings.close()
     return findings
 
 
-def scripts(findings: DiskFindings, owner: Owner) -> list[str]:
+def disk_of(found: Found) -> NamedMedium:
+    assert found.medium is not None
+    return found.medium
+
+
+def scripts(findings: Findings, owner: Owner) -> list[str]:
     found = findings.found[owner]
     return [f"{offer.phase}/{offer.name}" for offer in found.offers if offer.role == "script"] if found else []
 
 
-def verdicts(findings: DiskFindings, owner: Owner) -> list[str]:
+def verdicts(findings: Findings, owner: Owner) -> list[str]:
     return [verdict.verdict for verdict in findings.verdicts if verdict.owner == owner]
 
 
-def reasons(findings: DiskFindings, owner: Owner) -> str:
+def reasons(findings: Findings, owner: Owner) -> str:
     return "; ".join(verdict.reason for verdict in findings.verdicts if verdict.owner == owner)
 
 
-def warned(findings: DiskFindings) -> list[str]:
+def warned(findings: Findings) -> list[str]:
     return [problem.reason for problem in findings.warnings]
 
 

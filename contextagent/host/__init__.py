@@ -141,6 +141,7 @@ class Host:
         *,
         timeout_s: float,
         keep: Sequence[int] = (),
+        max_file_bytes: int = 0,
         prepare: Callable[[], None] | None = None,
     ) -> Child:
         """Start `work` in a child that may compute and answer, and nothing else; see `confine`.
@@ -149,11 +150,12 @@ class Host:
             work: What the child does with its end of the channel; the child ends when it returns.
             timeout_s: Seconds from now after which the child is killed, whatever it does.
             keep: Descriptors that the child may use beside the channel.
+            max_file_bytes: How large it may make a file of those.
             prepare: Done in the child before its rights are dropped: imports.
         """
         from contextagent.host import confine  # noqa: PLC0415  # only foreign formats need it
 
-        return confine.start(work, timeout_s=timeout_s, keep=keep, prepare=prepare)
+        return confine.start(work, timeout_s=timeout_s, keep=keep, max_file_bytes=max_file_bytes, prepare=prepare)
 
     def mount(self, device: str, folder: str, kind: FilesystemKind) -> None:
         """Mount a device read-only, nosuid, nodev, noexec.

@@ -1,9 +1,9 @@
 """Confined children: foreign formats are parsed where a bug, a bomb or a drip can do nothing but end the child.
 
 The child is a fork with its own session, no privileges (account nobody when the agent is root, no way to gain any), at
-most 512 MiB of address space, 60 s of CPU and 16 files, no child of its own, no file it could grow, and no descriptor
-but the ones handed to it.  Parent and child talk in whole messages.  What comes back is as foreign as what was parsed:
-the caller checks it.
+most 512 MiB of address space, 60 s of CPU and 16 files, no child of its own, no file it could grow past what it was
+allowed, and no descriptor but the ones handed to it.  Parent and child talk in whole messages.  What comes back is as
+foreign as what was parsed: the caller checks it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ _LIMITS = (
     (resource.RLIMIT_CPU, 60),
     (resource.RLIMIT_NOFILE, 16),
     (resource.RLIMIT_NPROC, 0),
-    (resource.RLIMIT_FSIZE, 0),
     (resource.RLIMIT_CORE, 0),
 )
 
@@ -152,6 +151,7 @@ def start(
     *,
     timeout_s: float,
     keep: Sequence[int] = (),
+    max_file_bytes: int = 0,
     prepare: Callable[[], None] | None = None,
 ) -> Child:
     """Fork a confined child; the arguments are those of `Host.confined`."""
@@ -168,14 +168,14 @@ def start(
         os.close(up_read)
         if prepare is not None:
             prepare()
-        _confine((down_read, up_write, *keep))
+        _confine((down_read, up_write, *keep), max_file_bytes)
         work(Channel(down_read, up_write))
     except BaseException:  # noqa: BLE001  # whatever it was, nothing of the parent's may run on in its copy
         os._exit(1)
     os._exit(0)
 
 
-def _confine(keep: Sequence[int]) -> None:
+def _confine(keep: Sequence[int], max_file_bytes: int) -> None:
     """Give up everything but computing and the descriptors in `keep`."""
     gc.disable()
     os.setsid()
@@ -187,7 +187,7 @@ def _confine(keep: Sequence[int]) -> None:
         os.closerange(start_fd, fd)
         start_fd = fd + 1
     os.closerange(start_fd, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024))
-    for limit, value in _LIMITS:
+    for limit, value in (*_LIMITS, (resource.RLIMIT_FSIZE, max_file_bytes)):
         hard = resource.getrlimit(limit)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (bound, bound))

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 
 from contextagent.errors import BrokenSourceError
-from contextagent.model import OWNERS, Problem, Value, Verdict
+from contextagent.model import OWNERS, Problem, Verdict
 from contextagent.sources import devices
+from contextagent.sources.found import Findings, Found
 from contextagent.sources.layouts import cause, read_layouts
 from contextagent.sources.opening import open_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from contextagent.host import Host
-    from contextagent.model import Offer, Owner, Trust, VerdictName
+    from contextagent.model import Offer, Owner, VerdictName
     from contextagent.policy.settings import Settings
     from contextagent.sources.devices import Disk
     from contextagent.sources.layouts import LayoutReading
@@ -30,51 +29,7 @@ _RETRY_S = 0.25
 _BUNDLE = "default.tgz"
 
 
-class Found(Value):
-    """All that one owner was given by the disk that won, still on its medium.
-
-    Attributes:
-        source: `disk:L1+L2`, every layout that the disk is in.
-        trust: `channel` for the site's word on a site-trusted disk, else `none`.
-        user_data: Raw, still to be read; always None for the site.
-        medium: Where the offers' paths are; open until `DiskFindings.close`.
-    """
-
-    owner: Owner
-    source: str
-    trust: Trust
-    offers: tuple[Offer, ...]
-    variables: Mapping[str, str]
-    user_data: bytes | None
-    medium: NamedMedium
-
-    @property
-    def is_material(self) -> bool:
-        """Whether this ends the owner's search: variables and keys alone do not."""
-        return bool(self.user_data) or any(offer.role in ("script", "file", "settings") for offer in self.offers)
-
-
-class DiskFindings(Value):
-    """What the disk source said.
-
-    Attributes:
-        found: Per owner what a disk gave; it may be less than material, then the verdict is `absent`.
-        verdicts: Per owner in the order tried: each disk that was broken or found for it, else one `absent`.
-        warnings: What was passed over, and what happens next.
-        ids: The instance's identity by kind.
-        close: Lets go of every medium; call it when all is staged.
-        eject: Closes, then opens the drives that held a context, if `disk.eject` says so.
-    """
-
-    found: Mapping[Owner, Found | None]
-    verdicts: tuple[Verdict, ...]
-    warnings: tuple[Problem, ...]
-    ids: Mapping[str, str]
-    close: Callable[[], None]
-    eject: Callable[[], None]
-
-
-def search_disks(host: Host, settings: Settings, *, override: str | None) -> DiskFindings:
+def search_disks(host: Host, settings: Settings, *, override: str | None) -> Findings:
     """Return what the machine's context disks give to each owner.
 
     Args:
@@ -140,9 +95,9 @@ class _Search:
             time.sleep(_RETRY_S)
         self._conclude()
 
-    def findings(self) -> DiskFindings:
+    def findings(self) -> Findings:
         """Return what was found."""
-        return DiskFindings(
+        return Findings(
             found=self._found,
             verdicts=tuple(self._verdicts),
             warnings=tuple(self._warnings),

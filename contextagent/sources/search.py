@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.model import Owner
     from contextagent.policy.settings import Settings
-    from contextagent.sources.disk import DiskFindings, Found
+    from contextagent.sources.found import Findings, Found
     from contextagent.sources.identity import Identity
 
 OUTAGES = ("read-error", "not-ready", "unreachable")
@@ -65,7 +65,7 @@ def search(host: Host, settings: Settings, known: State, *, override: str | None
 
 
 def _stage_all(  # a step of `search`
-    host: Host, settings: Settings, findings: DiskFindings, identity: Identity, known: State, *, is_trial: bool
+    host: Host, settings: Settings, findings: Findings, identity: Identity, known: State, *, is_trial: bool
 ) -> Finding:
     folder = "" if is_trial else instance_folder(identity.instance_id)
     if folder:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextagent.model import Medium, Offer, Owner
     from contextagent.policy.settings import Settings
     from contextagent.runner.folders import Folders
-    from contextagent.sources.disk import Found
+    from contextagent.sources.found import Found
 
 
 class Staged(Value):

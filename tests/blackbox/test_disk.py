@@ -13,15 +13,16 @@ import pytest
 from contextagent.host import Host
 from contextagent.policy.settings import load_material, merge
 from contextagent.sources.devices import Disk
-from contextagent.sources.disk import DiskFindings, search_disks
+from contextagent.sources.disk import search_disks
 from contextagent.sources.opening import mounted
-from tests.disks import SCRIPT, SITES, USERS, folder_with, scripts, search, verdicts, warned
+from tests.disks import SCRIPT, SITES, USERS, disk_of, folder_with, scripts, search, verdicts, warned
 from tests.machine import REPOSITORY, make_iso, make_vfat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from contextagent.model import Owner
+    from contextagent.sources.found import Findings
 
 FIXTURES = REPOSITORY / "tests/fixtures/layouts"
 
@@ -67,11 +68,11 @@ def test_every_kind_of_fat_is_read_without_a_mount(host: Host, tmp_path: Path, s
     assert findings.found["user"].source == "disk:stratuslab"
 
 
-def read_all(findings: DiskFindings, owner: Owner) -> dict[str, bytes]:
+def read_all(findings: Findings, owner: Owner) -> dict[str, bytes]:
     found = findings.found[owner]
     assert found is not None
     return {
-        offer.path: b"".join(found.medium.chunks(offer.path, max_bytes=1 << 24))
+        offer.path: b"".join(disk_of(found).chunks(offer.path, max_bytes=1 << 24))
         for offer in found.offers
         if offer.role == "companion"
     }

@@ -17,6 +17,7 @@ from contextagent.sources.devices import Disk
 from contextagent.sources.disk import search_disks
 from contextagent.sources.library import LibraryMedium
 from contextagent.thirdparty import load
+from tests.disks import disk_of
 from tests.machine import REPOSITORY, make_iso, make_vfat
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _judge(host: Host, image: Path) -> set[str]:
         for found in findings.found.values():
             for offer in found.offers if found else ():
                 if offer.path and found:
-                    b"".join(found.medium.chunks(offer.path, max_bytes=1 << 24))
+                    b"".join(disk_of(found).chunks(offer.path, max_bytes=1 << 24))
     except BrokenSourceError:
         verdicts.add("broken")
     finally:
@@ -197,7 +198,7 @@ def test_a_disc_that_goes_away_while_it_is_read_is_broken(host: Host, tmp_path: 
     findings = search_disks(host, SETTINGS, override=str(image))
     found = findings.found["site"]
     assert found is not None
-    pieces = found.medium.chunks("epilog.sh", max_bytes=1 << 24)
+    pieces = disk_of(found).chunks("epilog.sh", max_bytes=1 << 24)
     next(pieces)
     os.truncate(image, 0)
     with pytest.raises(BrokenSourceError) as caught:
@@ -218,16 +219,16 @@ def test_a_folder_that_changes_while_it_is_read_leads_nowhere_else(host: Host, t
     (tmp_path / "other/10-a").write_text("#!/bin/sh\necho not mine\n")
     (tmp_path / "disk/post-network.d").symlink_to(tmp_path / "other")
     with pytest.raises(BrokenSourceError, match=r"a link is not followed|Not a directory"):
-        found.medium.read("post-network.d/10-a", max_bytes=100)
+        disk_of(found).read("post-network.d/10-a", max_bytes=100)
     (tmp_path / "disk/post-network.d").unlink()
     (tmp_path / "disk/post-network.d").mkdir()
     (tmp_path / "disk/post-network.d/10-a").symlink_to("/etc/passwd")
     with pytest.raises(BrokenSourceError, match="a link is not followed"):
-        found.medium.read("post-network.d/10-a", max_bytes=1 << 20)
+        disk_of(found).read("post-network.d/10-a", max_bytes=1 << 20)
     (tmp_path / "disk/post-network.d/10-a").unlink()
     os.mkfifo(tmp_path / "disk/post-network.d/10-a")
     with pytest.raises(BrokenSourceError, match="no regular file"):
-        found.medium.read("post-network.d/10-a", max_bytes=1 << 20)
+        disk_of(found).read("post-network.d/10-a", max_bytes=1 << 20)
     findings.close()
 
 
@@ -242,9 +243,9 @@ def test_a_file_past_its_cap_is_refused_after_the_cap(host: Host, tmp_path: Path
     findings = search_disks(host, SETTINGS, override=str(disk))
     found = findings.found["site"]
     assert found is not None
-    assert len(found.medium.read("epilog.sh", max_bytes=200_000)) == 200_000
+    assert len(disk_of(found).read("epilog.sh", max_bytes=200_000)) == 200_000
     with pytest.raises(BrokenSourceError, match="larger than 199999 bytes"):
-        found.medium.read("epilog.sh", max_bytes=199_999)
+        disk_of(found).read("epilog.sh", max_bytes=199_999)
     findings.close()
 
 

@@ -55,6 +55,6 @@ def test_a_reader_that_was_taken_over_names_no_path_of_ours(
 def test_a_reader_that_answers_nonsense_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(unfolding, "_packed", lambda _: answer)
+    monkeypatch.setattr(unfolding, "packed", lambda _: answer)
     with pytest.raises(BrokenSourceError, match="answered nonsense"):
         unfolded(tmp_path, b"MIME-Version: 1.0\n")
