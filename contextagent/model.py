@@ -281,6 +281,7 @@ class Supply(Value):
         source: `disk:L1+L2` (layouts sorted), `metadata:DIALECT`, `cached:…`, or `cloud-init`.
         trust: How the owner's word is known.
         settings: The owner's settings file: its name, and its text; None when there is none.
+        directions: As `settings`, of a site-trusted disk that only says how to fetch what is in the rest of this.
         features: `machine/KEY` or `job/KEY` to value.
         variables: `context.sh` variables for this owner's scripts.
         user_data: Name of the user-data form that was read; empty when there was none.
@@ -296,6 +297,7 @@ class Supply(Value):
     keys: tuple[LoginKey, ...] = ()
     kept: tuple[Kept, ...] = ()
     settings: tuple[str, str] | None = None
+    directions: tuple[str, str] | None = None
     features: Mapping[str, str] = {}
     variables: Mapping[str, str] = {}
     user_data: str = ""

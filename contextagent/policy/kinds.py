@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextagent.payloads.address import parse_address
 from contextagent.policy.schema import describe
 from contextagent.policy.yamltext import Fault
 
@@ -190,6 +191,14 @@ def _url(kind: Type, node: Node) -> str:
     return text
 
 
+def _service(kind: Type, node: Node) -> str:
+    try:
+        parse_address(_text(kind, node))
+    except ValueError as error:
+        raise _unfit(kind, node, str(error)) from error
+    return node.text
+
+
 def _file_name(kind: Type, node: Node) -> str:
     text = _text(kind, node)
     if "/" in text or text in ("", ".", ".."):
@@ -224,6 +233,7 @@ _SCALARS: dict[str, Callable[[Type, Node], Any]] = {
     "account": _account,
     "path": _path,
     "url": _url,
+    "service": _service,
     "file-name": _file_name,
     "device": _device,
     "loopback": _loopback,

@@ -31,6 +31,7 @@ BLOCK = ("block",)
 ACCOUNT = ("account",)
 PATH = ("path",)
 URL = ("url",)
+SERVICE = ("service",)
 BYTES = ("bytes", 1, _MAX)
 SECONDS = ("int", "seconds", 1, _TEN_YEARS_S)
 SECONDS_0 = ("int", "seconds", 0, _TEN_YEARS_S)
@@ -104,14 +105,14 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("disk.expected", FLAG, False, "I", NOW, "wait 30 s, and a missing disk is broken"),
     ("disk.broken", ("words", "stop", "next"), "stop", "I", NOW, "whether a broken source ends the search"),
     ("disk.eject", FLAG, False, "I", NOW, "eject the medium once it is read"),
-    ("metadata.address", URL, "http://169.254.169.254", "I", LATER, "where the metadata service is"),
-    ("metadata.dialect", DIALECTS, "auto", "I", LATER, "what the metadata service speaks"),
-    ("metadata.imds", ("words", "auto", "v1", "v2"), "auto", "I", LATER, "version of the EC2 metadata service"),
-    ("metadata.required", ("words", "auto", "yes", "no"), "auto", "I D", LATER, "whether an unreachable service fails"),
-    ("metadata.bundle", ("file-name",), "default.tgz", "I D", LATER, "the site bundle's name"),
-    ("metadata.connect_s", SECONDS, 5, "I", LATER, "time to the first connection"),
-    ("metadata.try_s", SECONDS, 10, "I", LATER, "time for one try"),
-    ("metadata.total_s", SECONDS, 60, "I", LATER, "time for all tries"),
+    ("metadata.address", SERVICE, "http://169.254.169.254", "I", NOW, "where the metadata service is"),
+    ("metadata.dialect", DIALECTS, "auto", "I", NOW, "what the metadata service speaks"),
+    ("metadata.imds", ("words", "auto", "v1", "v2"), "auto", "I", NOW, "version of the EC2 metadata service"),
+    ("metadata.required", ("words", "auto", "yes", "no"), "auto", "I D", NOW, "whether an unreachable service fails"),
+    ("metadata.bundle", ("file-name",), "default.tgz", "I D", NOW, "the site bundle's name"),
+    ("metadata.connect_s", SECONDS, 5, "I", NOW, "time to the first connection"),
+    ("metadata.try_s", SECONDS, 10, "I", NOW, "time for one try"),
+    ("metadata.total_s", SECONDS, 60, "I", NOW, "time for all tries"),
     ("caps.members", COUNT, 1024, "I S<", NOW, "files in a bundle"),
     ("caps.member_bytes", BYTES, 16 * MIB, "I S<", NOW, "size of one file in a bundle, unpacked"),
     ("caps.total_bytes", BYTES, 64 * MIB, "I S<", NOW, "size of a bundle, unpacked"),
@@ -120,11 +121,11 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("user.ceiling", PROFILE, "unprivileged", "I", NOW, "the most that `user.profile` can be"),
     ("user.account", ACCOUNT, "contextuser", "I", NOW, "account of the user's scripts"),
     ("site.profile", ("words", "guarded", "root"), "root", "I D", NOW, "rights of the site's scripts"),
-    ("trust.signers", ("list", SIGNER), (), "I D", LATER, "who may sign the site's material"),
+    ("trust.signers", ("list", SIGNER), (), "I D", NOW, "who may sign the site's material; nothing is verified yet"),
     ("trust.ca_dir", PATH, "/etc/grid-security/certificates", "I D", LATER, "folder of CA certificates"),
     ("trust.crl", ("words", "ignore", "prefer", "require"), "prefer", "I D", LATER, "revocation lists"),
     ("trust.site", TEXT, None, "I D", LATER, "the site's name, as manifests name it"),
-    ("trust.metadata", TRUST, "prefer", "I D>", LATER, "signatures on what it gives"),
+    ("trust.metadata", TRUST, "prefer", "I D>", NOW, "signatures on what it gives; `enforce` refuses all, yet"),
     ("trust.disk", TRUST, "off", "I D>", LATER, "signatures on what a disk gives"),
     ("access.root_keys", TEXTS, (), "S", NOW, "SSH keys that may log in as root"),
     ("access.accounts", ("list", LOGIN), (), "S", NOW, "accounts to make, with SSH keys"),
@@ -297,6 +298,7 @@ _WORDS = {
     "account": "the name of an account without root's rights (a-z, 0-9, _ and -; at most 32)",
     "path": "an absolute path",
     "url": "an http or https URL",
+    "service": "an http URL with a literal address",
     "file-name": "a file name without a slash",
     "device": "rom, or a device's name without a slash",
     "loopback": "127.0.0.1:PORT, or off",

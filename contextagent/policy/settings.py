@@ -46,30 +46,39 @@ def hear(
     Args:
         image: The image's policy.
         supplies: What each owner supplied, if anything.
-        kept: An earlier `Heard.layers`: what is unchanged in it is not parsed again.
+        kept: An earlier `Heard.layers` (by voice): what is unchanged in it is not parsed again.
     """
-    layers: dict[Owner, Layer] = {}
-    marks: dict[Owner, str] = {}
+    layers: dict[Voice, Layer] = {}
+    marks: dict[Voice, str] = {}
     problems: list[Problem] = []
-    for owner, supply in supplies.items():
-        if supply is None or supply.settings is None:
-            continue
-        name, text = supply.settings
-        voice: Voice = "site-disk" if owner == "site" and supply.trust == "channel" else owner
-        marks[owner] = f"{__version__} {voice} {supply.digest}"
-        found = (kept or {}).get(owner)
+    for owner, voice, digest, (name, text) in _spoken(supplies):
+        marks[voice] = f"{__version__} {voice} {digest}"
+        found = (kept or {}).get(voice)
         try:
-            if found and supply.digest and found.get("mark") == marks[owner]:
-                layers[owner] = Layer.from_plain(found["layer"])
+            if found and digest and found.get("mark") == marks[voice]:
+                layers[voice] = Layer.from_plain(found["layer"])
             else:
-                layers[owner] = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
+                layers[voice] = load_material(voice, name, text.encode("utf-8", "surrogateescape"))
         except InvalidInputError as error:
             problems += [each.replace(reason=f"invalid-{owner}-settings") for each in error.problems]
     return Heard(
-        settings=merge(image, layers.get("site"), layers.get("user")),
-        layers={owner: {"mark": marks[owner], "layer": layer.as_plain()} for owner, layer in layers.items()},
+        settings=merge(image, *(layers.get(voice) for voice in ("site-disk", "site", "user"))),
+        layers={voice: {"mark": marks[voice], "layer": layer.as_plain()} for voice, layer in layers.items()},
         problems=tuple(problems),
     )
+
+
+def _spoken(supplies: Mapping[Owner, Supply | None]) -> Iterator[tuple[Owner, Voice, str, tuple[str, str]]]:
+    """Yield every settings file that was supplied: whose it is, with which voice it speaks, its digest, name and text.
+
+    What a site-trusted disk said before a bundle was fetched by its word is heard beside the bundle's own.
+    """
+    for owner, supply in supplies.items():
+        if supply and supply.directions:
+            yield owner, "site-disk", supply.digest, supply.directions
+        if supply and supply.settings:
+            voice: Voice = "site-disk" if owner == "site" and supply.trust == "channel" else owner
+            yield owner, voice, supply.digest, supply.settings
 
 
 class Origin(Value):
@@ -166,21 +175,21 @@ class Settings:
         return Limits(**{field: self[script_key(script_id, field)] for field in Limits._fields})
 
 
-def merge(image: Layer, site: Layer | None = None, user: Layer | None = None) -> Settings:
-    """Return the effective settings, each voice bounded by those above it.
+def merge(image: Layer, *others: Layer | None) -> Settings:
+    """Return the effective settings, each voice bounded by those above it: image, site by disk, site, user.
 
     A value that goes further than its voice may is ignored with a warning that names both; it never bounds anything.
     """
     preset = image.values["preset"].value if "preset" in image.values else "standard"
     merging = _Merging(preset)
-    for layer in (image, site, user):
+    for layer in (image, *others):
         if layer is not None:
             merging.add(layer)
     return merging.settings()
 
 
 class Heard(Value):
-    """What holds, what to remember (owner to JSON, for the next `hear`), and what was wrong with the owners' files."""
+    """What holds, what to remember (voice to JSON, for the next `hear`), and what was wrong with the owners' files."""
 
     settings: Settings
     layers: Mapping[str, Mapping[str, Any]]
