@@ -12,6 +12,7 @@ import os
 import stat as stat_bits
 
 from contextagent.errors import CannotWriteError
+from contextagent.host.removal import remove_at
 from contextagent.model import Entry
 
 TYPE_CHECKING = False
@@ -26,9 +27,6 @@ NEW = ".new-"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_MAX_PASSES = 1 << 16
-"""Over a folder that is being removed; each takes off one level, so only somebody who keeps adding uses them up."""
 
 
 def random_name(prefix: str) -> str:
@@ -247,6 +245,32 @@ class Files:
         except OSError as error:
             raise _cannot("write", path, error) from error
 
+    def nameless(self, folder: str) -> int:
+        """Return a descriptor of an empty file 0600 that has no name; whoever closes it last frees its bytes.
+
+        It has one for a moment, since not every file system makes files without (`O_TMPFILE`); what an agent that is
+        killed just then leaves, `sweep` takes away.
+
+        Args:
+            folder: One of the agent's own, made 0700 if it is missing; empty for this machine's /tmp (a trial).
+
+        Raises:
+            CannotWriteError: It can't be made.
+        """
+        if folder:
+            self.make_folder(folder)
+        real = f"{self.real(folder) if folder else '/tmp'}/{random_name(NEW)}"  # noqa: S108  # O_EXCL, and see above
+        try:
+            fd = os.open(real, _NEW & ~os.O_WRONLY | os.O_RDWR, 0o600)
+            try:
+                os.unlink(real)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise _cannot("write", f"{folder}/", error) from error
+        return fd
+
     def size(self, path: str) -> int:
         """Return how many bytes a file has.
 
@@ -288,7 +312,7 @@ class Files:
         except OSError as error:
             raise _cannot("remove", path, error) from error
         try:
-            _remove_at(parent, os.path.basename(path))
+            remove_at(parent, os.path.basename(path))
         except OSError as error:
             raise _cannot("remove", path, error) from error
         finally:
@@ -339,59 +363,6 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _remove_at(parent: int, name: str) -> None:
-    """Remove `name` below an open folder; it may vanish or grow meanwhile.
-
-    A folder inside is not walked down into: it is moved up to the top one, so that a tree as deep as anybody likes
-    costs two descriptors and no recursion; and what is left by a crash is still all below `name`.
-    """
-    if _unlink_at(parent, name):
-        return
-    top = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        for _ in range(_MAX_PASSES):
-            entries = os.listdir(top)
-            if not entries:
-                break
-            for entry in entries:
-                if not _unlink_at(top, entry):
-                    _empty_at(top, entry)
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=parent)
-
-
-def _unlink_at(parent: int, name: str) -> bool:
-    """Remove a name that is no folder; return whether that was all there was to do."""
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-        return False
-    return True
-
-
-def _empty_at(top: int, name: str) -> None:
-    """Remove a folder in `top`, its own folders moved up beside it first; what is put there meanwhile is left."""
-    try:
-        fd = os.open(name, _FOLDER, dir_fd=top)
-        try:
-            for inner in os.listdir(fd):
-                if not _unlink_at(fd, inner):
-                    os.rename(inner, random_name(".old-"), src_dir_fd=fd, dst_dir_fd=top)
-        finally:
-            os.close(fd)
-        os.rmdir(name, dir_fd=top)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
 
 
 def _cannot(verb: str, path: str, error: OSError) -> CannotWriteError:

@@ -15,7 +15,8 @@ from contextagent.payloads.variables import parse_variables
 from contextagent.policy.settings import merge
 from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
 from contextagent.sources.layouts import opennebula, read_layouts
-from contextagent.sources.unfolding import Unfolded, caps_of
+from contextagent.sources.unfolding import Unfolded
+from contextagent.sources.unpacking import caps_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from tarfile import AREGTYPE, CONTTYPE, DIRTYPE, GNUTYPE_SPARSE, REGTYPE, SYMTYPE, HeaderError, TarInfo
 
+from contextagent.digests import new_sha512
 from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.model import Problem, Value
 from contextagent.payloads.names import MAX_TARGET_BYTES, component_problem, inside
@@ -70,13 +71,17 @@ RULES = {
 
 
 class Member(Value):
-    """One member of a bundle: its path in shortest form, its size, its mode (at most 0755), and a link's target."""
+    """One member of a bundle: its path in shortest form, its size, its mode (at most 0755), and a link's target.
+
+    `sha512` is a file's, of the bytes that were written; empty as long as nothing is.
+    """
 
     path: str
     kind: Literal["file", "folder", "link"]
     size_bytes: int = 0
     mode: int = 0o644
     target: str = ""
+    sha512: str = ""
 
 
 def extract(source: BinaryIO, folder: str, caps: Caps) -> tuple[Member, ...]:
@@ -102,12 +107,11 @@ def extract(source: BinaryIO, folder: str, caps: Caps) -> tuple[Member, ...]:
         os.mkdir(folder, 0o700)
         base = os.open(folder, _FOLDER)
         try:
-            _write(source, base, members, caps)
+            return _write(source, base, members, caps)
         finally:
             os.close(base)
     except OSError as error:
         raise CannotWriteError(f"cannot write '{folder}': {error.strerror or error}") from error
-    return members
 
 
 def check(source: BinaryIO, caps: Caps) -> tuple[Member, ...]:
@@ -337,16 +341,17 @@ def _parents(path: str) -> list[str]:
     return ["/".join(components[:end]) for end in range(1, len(components))]
 
 
-def _write(source: BinaryIO, base: int, members: tuple[Member, ...], caps: Caps) -> None:
-    """Write the members below an open folder, if the source still says what it said."""
+def _write(source: BinaryIO, base: int, members: tuple[Member, ...], caps: Caps) -> tuple[Member, ...]:
+    """Write the members below an open folder, if the source still says what it said; return them with digests."""
     expected = iter(members)
+    written: list[Member] = []
     for member, contents in _Archive(source, caps).members():
         if member != next(expected, None):
             raise _refusal(member.path, "changed")
         if member.kind == "folder":
             os.close(_open_folder(base, member.path))
-        elif member.kind == "file":
-            _write_file(base, member, contents)
+        sha512 = _write_file(base, member, contents) if member.kind == "file" else ""
+        written.append(member.replace(sha512=sha512))
     for member in expected:
         raise _refusal(member.path, "changed")
     for member in members:
@@ -357,6 +362,7 @@ def _write(source: BinaryIO, base: int, members: tuple[Member, ...], caps: Caps)
                 os.symlink(member.target, name, dir_fd=parent)
             finally:
                 os.close(parent)
+    return tuple(written)
 
 
 def _open_folder(base: int, path: str) -> int:
@@ -375,7 +381,9 @@ def _open_folder(base: int, path: str) -> int:
     return fd
 
 
-def _write_file(base: int, member: Member, contents: Iterator[bytes]) -> None:
+def _write_file(base: int, member: Member, contents: Iterator[bytes]) -> str:
+    """Write one file, and return its SHA-512."""
+    digest = new_sha512(member.size_bytes)
     folder, _, name = member.path.rpartition("/")
     parent = _open_folder(base, folder)
     try:
@@ -383,5 +391,8 @@ def _write_file(base: int, member: Member, contents: Iterator[bytes]) -> None:
     finally:
         os.close(parent)
     with open(fd, "wb") as file:
-        file.writelines(contents)
+        for data in contents:
+            digest.update(data)
+            file.write(data)
         os.fchmod(fd, member.mode)
+    return digest.hexdigest()

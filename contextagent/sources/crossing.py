@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.model import Offer, Problem, Reading
 from contextagent.payloads.names import script_name_problem, target_problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from contextagent.host import Host
+    from contextagent.host.confine import Channel
+
+_TIMEOUT_S = 60.0
 AMICONFIG = "/var/lib/amiconfig/"
 """Where a kept payload may be put: amiconfig looks for its user data there."""
+
+
+def asked(
+    host: Host,
+    data: bytes,
+    work: Callable[[bytes], dict[str, Any]],
+    *,
+    keep: Sequence[int] = (),
+    prepare: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Return what `work` makes of foreign bytes in a confined child.
+
+    Args:
+        host: The machine.
+        data: The bytes.
+        work: Its dict comes back as JSON.
+        keep: Descriptors that it may read beside them.
+        prepare: Done in the child before its rights are dropped: imports.
+
+    Raises:
+        BrokenSourceError: `work` raised it; or the child died, or its time is over.
+    """
+
+    def serve(channel: Channel) -> None:
+        foreign = channel.receive(max_bytes=len(data)) or b""
+        try:
+            said = work(foreign)
+        except BrokenSourceError as error:
+            said = {
+                "broken": str(error),
+                "reason": error.reason,
+                "problems": [each.as_dict() for each in error.problems],
+            }
+        channel.send(jsontext.dumps(said).encode())
+
+    child = host.confined(serve, timeout_s=_TIMEOUT_S, keep=keep, prepare=prepare)
+    try:
+        answer = jsontext.loads(child.ask(data))
+    finally:
+        child.close()
+    if not isinstance(answer, dict):
+        raise _nonsense()
+    if "broken" in answer:
+        raise _broken(answer)
+    return answer
 
 
 def packed(reading: Reading) -> dict[str, Any]:
@@ -31,7 +82,6 @@ def unpacked(answer: dict[str, Any]) -> Reading:
     Raises:
         BrokenSourceError: It is none, or names what no form names; the child was taken over.
     """
-    nonsense = BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died")
     try:
         reading = Reading(
             **{
@@ -43,10 +93,23 @@ def unpacked(answer: dict[str, Any]) -> Reading:
         )
         is_harmless = all(_is_harmless(offer) for offer in reading.offers)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise nonsense from error
+        raise _nonsense() from error
     if not is_harmless:
-        raise nonsense
+        raise _nonsense()
     return reading
+
+
+def _broken(answer: dict[str, Any]) -> BrokenSourceError:
+    """Return the error that a child told of."""
+    try:
+        problems = tuple(Problem(**each) for each in answer["problems"])
+        return BrokenSourceError(str(answer["broken"]), reason=str(answer["reason"]), problems=problems)
+    except (TypeError, KeyError, ValueError) as error:
+        raise _nonsense() from error
+
+
+def _nonsense() -> BrokenSourceError:
+    return BrokenSourceError("cannot read 'user data': its reader answered nonsense", reason="reader-died")
 
 
 def _is_harmless(offer: Offer) -> bool:

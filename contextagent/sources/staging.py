@@ -135,7 +135,7 @@ def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Stage
         if found.user_data is not None:
             from contextagent.sources.unfolding import Unfolded  # noqa: PLC0415  # most disks carry no user data
 
-            unfolded = Unfolded(host, found.user_data, settings, host.files.real(place) if place else "")
+            unfolded = Unfolded(host, found.user_data, settings, place)
             form = unfolded.reading.layout
             warnings += unfolded.reading.warnings
             groups.append((unfolded.reading.offers, unfolded.medium))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -166,7 +167,8 @@ def test_names_modes_contents_and_links_come_out_as_they_went_in(tmp_path: Path)
     assert [member.path for member in found] == [
         "post-network.d", "post-network.d/10-run", long, "files/ä", "files/l", "files/m",
     ]  # fmt: skip
-    assert found[1] == Member(path="post-network.d/10-run", kind="file", size_bytes=10, mode=0o755)
+    sha512 = hashlib.sha512(b"#!/bin/sh\n").hexdigest()
+    assert found[1] == Member(path="post-network.d/10-run", kind="file", size_bytes=10, mode=0o755, sha512=sha512)
     assert (tmp_path / "out" / long).read_bytes() == b"long"
     assert (tmp_path / "out/files/l").read_bytes() == b"abc"
     assert (tmp_path / "out/files/m").readlink().as_posix() == "../post-network.d/10-run"

@@ -21,7 +21,7 @@ DEFAULTS = merge(Layer(voice="image"))
 
 
 def unfolded(tmp_path: Path, data: bytes) -> Unfolded:
-    return Unfolded(Host(str(tmp_path)), data, DEFAULTS, str(tmp_path))
+    return Unfolded(Host(str(tmp_path)), data, DEFAULTS, "/state")
 
 
 def test_a_reading_comes_out_of_the_child_as_it_went_in(tmp_path: Path) -> None:
