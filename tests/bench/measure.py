@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.lab import BOOT, CACHE, ROOT
+from tests.bench.network import Asked, Service
 
 STATE_FOLDERS = ("tmp", "var/log", "var/lib")
 HOME = "var/lib/contextuser"
@@ -26,6 +27,9 @@ class Case(NamedTuple):
         binds: `SOURCE:TARGET`, what it finds there.
         order: Scripts that must have run, in their order.
         is_overlaid: Whether it writes all over the tree, so that an overlay must take it.
+        network: The file of the network namespace that it boots in; `-` for one with nothing but loopback.
+        service: The metadata service there, to be asked what the boot asked.
+        state: A folder that `/var/lib` begins as a copy of: what an image carries there.
     """
 
     name: str
@@ -33,15 +37,20 @@ class Case(NamedTuple):
     binds: list[str]
     order: list[str]
     is_overlaid: bool = False
+    network: str = "-"
+    service: Service | None = None
+    state: Path | None = None
 
 
 class Run(NamedTuple):
-    """What one boot cost: seconds, and KiB of the largest process; and whether it did the work."""
+    """What one boot cost: seconds, KiB of the largest process, requests and connections; and if it did the work."""
 
     cpu_s: float
     wall_s: float
     peak_kib: int
     is_right: bool
+    requests: int = 0
+    connections: int = 0
 
 
 def boot(case: Case) -> Run:
@@ -64,19 +73,23 @@ def boot(case: Case) -> Run:
             (state / name).mkdir(parents=True)
             binds.append(f"{state / name}:/{name}")
         (state / "tmp").chmod(0o1777)
+        if case.state:
+            shutil.copytree(case.state, state / "var/lib", dirs_exist_ok=True)
         (state / HOME).mkdir(mode=0o700)
         owner = (ROOT / HOME).stat()
         shutil.chown(state / HOME, owner.st_uid, owner.st_gid)
     where = str(upper) if case.is_overlaid else "-"
-    command = [str(BOOT), str(ROOT), where, str(CACHE / "last-output.txt"), *binds, "--", *case.argv]
+    command = [str(BOOT), str(ROOT), where, str(CACHE / "last-output.txt"), case.network]
+    command += [*binds, "--", *case.argv]
     try:
         figures = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
         is_right = figures[0] == "0" and order.read_text().split() == case.order
     finally:
         shutil.rmtree(state)
         shutil.rmtree(run_folder)
+    asked = case.service.take() if case.service else Asked([], 0)
     wall, user, system = map(float, figures[1:4])
-    return Run(user + system, wall, int(figures[4]), is_right)
+    return Run(user + system, wall, int(figures[4]), is_right, len(asked.requests), asked.connections)
 
 
 def measure(cases: list[Case], rounds: int) -> dict[str, list[Run]]:
