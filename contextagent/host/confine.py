@@ -42,7 +42,7 @@ class Channel:
     def __init__(self, read_fd: int, write_fd: int, *, end_s: float | None = None) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
-        self._end_s = end_s
+        self._end_s = self._last_s = end_s
         self._poll: dict[int, select.poll] = {}
 
     def send(self, message: bytes) -> None:
@@ -77,6 +77,10 @@ class Channel:
         if len(body) < size:
             raise EOFError
         return body
+
+    def until(self, end_s: float) -> None:
+        """Let every wait from now on end at a moment of the monotonic clock, and never after the one it began with."""
+        self._end_s = end_s if self._last_s is None else min(end_s, self._last_s)
 
     def close(self) -> None:
         """Close this end."""
@@ -115,14 +119,29 @@ class Child:
         self._pid = pid
         self._channel = channel
 
-    def ask(self, request: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+    def ask(self, request: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES, end_s: float = 0) -> bytes:
         """Send a request and return the answer.
+
+        Args:
+            request: What the child is asked.
+            max_bytes: How large the answer may be.
+            end_s: A moment of the monotonic clock until which it must be there; 0 for the end of the child's time.
 
         Raises:
             BrokenSourceError: The child died, its time is over, or it answered too much; the foreign bytes' fault.
         """
+        return self._answer(request, max_bytes, end_s)
+
+    def hear(self, *, max_bytes: int = MAX_MESSAGE_BYTES, end_s: float = 0) -> bytes:
+        """Return what the child says after its answer; arguments and errors are those of `ask`."""
+        return self._answer(None, max_bytes, end_s)
+
+    def _answer(self, request: bytes | None, max_bytes: int, end_s: float) -> bytes:
         try:
-            self._channel.send(request)
+            if end_s:
+                self._channel.until(end_s)
+            if request is not None:
+                self._channel.send(request)
             answer = self._channel.receive(max_bytes=max_bytes)
         except TimeoutError:
             message, reason = "cannot parse 'foreign data': its reader took too long", "reader-timeout"
