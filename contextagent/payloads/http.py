@@ -187,7 +187,7 @@ class Chunks:
         """Take one line between two pieces; return whether it was there in whole."""
         allowed = _MAX_SIZE_LINE_BYTES if self._trailer_bytes < 0 else _MAX_TRAILER_BYTES - self._trailer_bytes
         end = self._data.find(b"\n", 0, allowed)
-        if self._is_behind and self._data[:2] not in (b"\r", b"\r\n"):
+        if self._is_behind and not b"\r\n".startswith(self._data[:2]):
             raise _bad("a chunk is longer than it says", "wrong-length")
         if end < 0:
             if len(self._data) >= allowed:
