@@ -53,11 +53,13 @@ class Machine:
     Attributes:
         root: Where the machine's files are looked at and put.
         boots: How often it was booted; its boot id says so.
+        metadata: What `run` and `plan` get as `--metadata`, unless they are given it; None to leave it to the policy.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.boots = 0
+        self.metadata: str | None = "none"
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
         self.put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ncontextuser:x:990:990::/var/lib/contextuser:/bin/sh\n")
@@ -82,7 +84,12 @@ class Machine:
 
     def run(self, *words: str, environment: Mapping[str, str] | None = None) -> Done:
         """Run the agent with these words on this machine, and wait for it."""
-        return run((*AGENT, "--root", str(self.root), *words), environment=environment)
+        return run((*AGENT, "--root", str(self.root), *self.asking(*words)), environment=environment)
+
+    def asking(self, *words: str) -> tuple[str, ...]:
+        """Return a command's words with the metadata service that this machine asks."""
+        is_search = {"run", "plan"} & set(words) and not any(word.startswith("--metadata") for word in words)
+        return (*words, "--metadata", self.metadata) if is_search and self.metadata else words
 
     def facts(self, *words: str) -> Any:
         """Return what the agent prints as JSON; its exit code does not matter."""
@@ -123,7 +130,7 @@ class Guest(Machine):
 
     def run(self, *words: str, environment: Mapping[str, str] | None = None) -> Done:
         """Run the agent with these words in the view, and wait for it."""
-        return self.shell(*AGENT, *words, environment=environment)
+        return self.shell(*AGENT, *self.asking(*words), environment=environment)
 
     def shell(self, *argv: str, environment: Mapping[str, str] | None = None) -> Done:
         """Run any program in the view, and wait for it."""

@@ -30,6 +30,7 @@ VERBS = {
     "receipt": ("trail", "print the receipt of a boot"),
     "lint": ("kit", "check a context, user data or policy: every problem at once"),
     "pack": ("kit", "make a context disk or bundle from a folder"),
+    "serve": ("serve", "a metadata service for tests and small sites"),
 }
 """Verb to (its module in this room, one line on it)."""
 WITH_VALUE = {
@@ -150,17 +151,6 @@ def _boot_words(argv: list[str]) -> tuple[Phase | None, dict[str, str | bool]] |
         else:
             return None
     return (phase, options) if is_run else None
-
-
-def check_metadata(value: str | None) -> None:
-    """Refuse a metadata address: this version asks the context disk only.
-
-    Raises:
-        UsageError: `value` names a service.
-    """
-    if value not in (None, "none"):
-        message = f"cannot ask '{value}': the metadata service is not yet supported"
-        raise UsageError(message)
 
 
 def check_root(root: str, *, is_made: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from contextagent import agent
-from contextagent.cli import FLAGS, check_metadata, check_root, drop_output
+from contextagent.cli import FLAGS, check_root, drop_output
 from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.host import Host
 from contextagent.model import PHASES
@@ -38,12 +38,13 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
         ContextAgentError: As `agent.run` says.
     """
     disk, policy, metadata = (_text(given, name) for name in ("--disk", "--policy", "--metadata"))
-    check_metadata(metadata)
     host = _host(_text(given, "--root"))
     if switch := _off_switch(host):
         sys.stdout.write(f"contextagent: switched off by {switch}\n")
         return 0
-    request = agent.Request(disk=disk, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given)
+    request = agent.Request(
+        disk=disk, metadata=metadata, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given
+    )
     try:
         outcome = agent.run(host, (phase,) if phase else agent.BOOT, request)
     except CannotWriteError as error:
@@ -163,11 +164,12 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         ContextAgentError: As `agent.plan` says.
         RefusedError: The plan is one that only root can know.
     """
-    check_metadata(options.metadata)
     if options.disk is None and _is_beyond(shell.host):
         message = "cannot plan 'this machine': only root may read its disks, and what is remembered of its boots"
         raise RefusedError(message, hint="for a disk of your own: contextagent plan --disk PATH")
-    request = agent.Request(disk=options.disk, policy=shell.policy_override, is_forced=options.force)
+    request = agent.Request(
+        disk=options.disk, metadata=options.metadata, policy=shell.policy_override, is_forced=options.force
+    )
     outlook = agent.plan(shell.host, options.phase, request)
     for line in _complaints(outlook.state):
         shell.warn(line)

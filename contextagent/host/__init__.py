@@ -67,6 +67,10 @@ class Host:
         """Return the machine's DMI product UUID in lower case; empty when unknown."""
         return facts.product_uuid(self.files)
 
+    def is_cloud(self) -> bool:
+        """Return whether the machine says that it belongs to a cloud with a metadata service."""
+        return facts.is_cloud(self.files)
+
     @staticmethod
     def caller() -> tuple[int, int]:
         """Return the uid and gid that this process acts with."""

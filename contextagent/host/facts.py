@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from contextagent.host.files import Files
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_DMI_NAMES = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "chassis_asset_tag")
+_CLOUDS = ("amazon", "openstack", "cloudstack", "opennebula", "nimbus", "vcycle")
+"""Words in the DMI of a cloud that speaks one of the dialects."""
 _MAX_BYTES = 1 << 16
 _STA_UNSYNC = 0x40
 """`STA_UNSYNC` of adjtimex(2)."""
@@ -50,6 +53,12 @@ def kernel_words(files: Files) -> tuple[str, ...]:
 def product_uuid(files: Files) -> str:
     """Return the DMI product UUID; below another root only what is there, or every trial would share an identity."""
     return _text(files, "/sys/class/dmi/id/product_uuid").strip().lower()
+
+
+def is_cloud(files: Files) -> bool:
+    """Return whether DMI names a cloud whose machines have a metadata service."""
+    said = [_text(files, f"/sys/class/dmi/id/{name}").strip().lower() for name in _DMI_NAMES]
+    return any(word in text for text in said for word in _CLOUDS) or product_uuid(files).startswith("ec2")
 
 
 def caller() -> tuple[int, int]:

@@ -10,15 +10,17 @@ from contextagent.runner.journal import last_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from contextagent.host import Host
-    from contextagent.model import Supply
+    from contextagent.model import Owner, Supply, Verdict
     from contextagent.policy.settings import Layer
     from contextagent.runner.journal import Journal
     from contextagent.runner.state import State
 
 
-def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
-    """Record the boot (once a boot) and what every source said."""
+def begin(host: Host, journal: Journal, state: State, image: Layer, news: Sequence[Verdict]) -> None:
+    """Record the boot (once a boot) and what every source said: `news` are the verdicts that are not recorded yet."""
     if journal.seq == 0:
         journal.record(
             "boot",
@@ -32,9 +34,9 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
             modes={"root": host.root} if host.is_caller else {},
             last=last_record(host, state.last["boot"]) if state.last else None,
         )
-    for verdict in state.verdicts:
+    for verdict in news:
         supply = state.supplies.get(verdict.owner)
-        is_found = supply is not None and verdict.verdict == "found"
+        is_found = supply is not None and (verdict.verdict, verdict.source) == ("found", supply.source)
         journal.record(
             "source",
             is_durable=False,
@@ -55,13 +57,13 @@ def begin(host: Host, journal: Journal, state: State, image: Layer) -> None:
                 reason=kept.reason,
                 digest=kept.sha512,
             )
-    _record_cached(journal, state)
+    _record_cached(journal, state, {verdict.owner for verdict in news})
     journal.sync()
 
 
-def _record_cached(journal: Journal, state: State) -> None:
-    for owner, supply in state.supplies.items() if state.verdicts else ():
-        if supply and supply.source.startswith("cached:"):
+def _record_cached(journal: Journal, state: State, owners: Collection[Owner]) -> None:
+    for owner, supply in state.supplies.items():
+        if owner in owners and supply and supply.source.startswith("cached:"):
             journal.record(
                 "source",
                 is_durable=False,

@@ -71,6 +71,10 @@ class Folders:
         self._move(built, self._parked[owner])
         self._hand_over(owner)
 
+    def place(self, owner: Owner) -> str:
+        """Return where an owner's folder stands now."""
+        return self._parked[owner] if self._files.exists(self._parked[owner]) else WORKING
+
     def enter(self, owner: Owner) -> None:
         """Make the working path `owner`'s folder.
 

@@ -54,6 +54,7 @@ def recall(host: Host) -> Memory:
             verdicts=(),
             errors=(),
             reports=(),
+            late=(),
             warnings=state.warnings if not state.boot_id else (),
         )
     return Memory(state=state, unfinished=unfinished, begun=begun)

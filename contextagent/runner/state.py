@@ -18,7 +18,7 @@ from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from contextagent.host import Host
@@ -46,7 +46,12 @@ class State(Value):
         phases: Phase to {`state`, `started`, `finished`, `duration_s`}, as in status.json.
         supplies: What each owner supplied; None where nothing was found.
         reports: One dict per script, as in status.json, in run order.
-        layers: Owner to its settings as parsed (`policy.settings.Heard.layers`).
+        late: Owners whose material came only once the network was up: their pre-network scripts run then, late.
+        ahead: What a disk gave to an owner whose search goes on with the network, and is joined with what that gives.
+        spare: The last good supply of an owner that has no material in this boot, or not yet: the source was down.
+        has_met_service: A metadata service has been seen by this instance.
+        is_service_required: A service that can't be reached makes the site's part missing.
+        layers: Voice to its settings as parsed (`policy.settings.Heard.layers`).
         once: Id to (SHA-512, outcome) of every step that ran at most once, or began to.
         folders: Owner to the digest of the supply that its working folder was made from.
         last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.
@@ -62,11 +67,23 @@ class State(Value):
     warnings: tuple[Problem, ...] = ()
     errors: tuple[Problem, ...] = ()
     reports: tuple[Mapping[str, Any], ...] = ()
+    late: tuple[Owner, ...] = ()
+    ahead: Mapping[Owner, Supply] = {}
+    spare: Mapping[Owner, Supply] = {}
+    has_met_service: bool = False
+    is_service_required: bool = False
     layers: Mapping[str, Mapping[str, Any]] = {}
     once: Mapping[str, tuple[str, str]] = {}
     folders: Mapping[str, str] = {}
     last: Mapping[str, Any] = {}
     damage: str = ""
+
+    def saying(self, *, warnings: Sequence[Problem] = (), errors: Sequence[Problem] = ()) -> State:
+        """Return the state with more to say, each thing once."""
+        return self.replace(
+            warnings=tuple(dict.fromkeys((*self.warnings, *warnings))),
+            errors=tuple(dict.fromkeys((*self.errors, *errors))),
+        )
 
 
 def instance_folder(instance_id: str) -> str:
@@ -208,6 +225,9 @@ def _state(text: bytes, instance_id: str) -> State:
         **{
             **plain,
             "supplies": {owner: supply and _supply(supply) for owner, supply in plain["supplies"].items()},
+            "ahead": {owner: _supply(supply) for owner, supply in plain.get("ahead", {}).items()},
+            "spare": {owner: _supply(supply) for owner, supply in plain.get("spare", {}).items()},
+            "late": tuple(plain.get("late", ())),
             "verdicts": tuple(Verdict(**each) for each in plain["verdicts"]),
             "warnings": tuple(Problem(**each) for each in plain["warnings"]),
             "errors": tuple(Problem(**each) for each in plain["errors"]),
@@ -218,7 +238,7 @@ def _state(text: bytes, instance_id: str) -> State:
 
 
 def _supply(plain: dict[str, Any]) -> Supply:
-    settings = plain["settings"]
+    settings, directions = plain["settings"], plain.get("directions")
     return Supply(
         **{
             **plain,
@@ -228,5 +248,6 @@ def _supply(plain: dict[str, Any]) -> Supply:
             "kept": tuple(Kept(**each) for each in plain["kept"]),
             "companions": tuple((name, sha512, size) for name, sha512, size in plain["companions"]),
             "settings": settings and (settings[0], settings[1]),
+            "directions": directions and (directions[0], directions[1]),
         }
     )

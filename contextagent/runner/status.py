@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Phase, PhaseState, Problem, Result
+    from contextagent.model import Owner, Phase, PhaseState, Problem, Result
     from contextagent.runner.state import State
 
 STATUS = f"{RUN}/status.json"
@@ -41,19 +41,26 @@ def result_of(state: State) -> Result:
     states = [phase["state"] for phase in state.phases.values()]
     if "running" in states:
         return "running"
-    of_site = [each.verdict for each in state.verdicts if each.owner == "site"]
-    is_site_missing = "broken" in of_site and "found" not in of_site  # `disk.broken: next` may have found it elsewhere
-    if "failed" in states or is_site_missing or any(each.reason == "invalid-site-settings" for each in state.errors):
+    missing = {each.owner for each in state.verdicts if _is_missing(state, each.owner)}
+    if "failed" in states or "site" in missing or any(each.reason == "invalid-site-settings" for each in state.errors):
         return "failed"
     is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     if (
         "degraded" in states
         or state.errors
         or is_cloud_init
+        or missing
         or any(each.verdict == "broken" for each in state.verdicts)
     ):
         return "degraded"
     return "ok" if any(supply and (supply.is_material or supply.keys) for supply in state.supplies.values()) else "none"
+
+
+def _is_missing(state: State, owner: Owner) -> bool:
+    """Whether an owner's part could not be had; the last source asked may have had it (`disk.broken: next`)."""
+    said = [each.verdict for each in state.verdicts if each.owner == owner]
+    is_down = state.is_service_required and "unreachable" in said
+    return said[-1] != "found" and ("broken" in said or is_down)
 
 
 def make_status(state: State, *, order: Sequence[Phase], environment: str = "unknown") -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Arena(Machine):
         """Run the whole boot from the disk: pre-network, then post-network."""
         self.note("run")
         done = subprocess.run(
-            [*(under or ()), *AGENT, "--root", str(self.root), "run", "--disk", str(self.disk)],
+            [*(under or ()), *AGENT, "--root", str(self.root), "run", "--metadata", "none", "--disk", str(self.disk)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

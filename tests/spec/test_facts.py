@@ -162,7 +162,7 @@ def test_wait_returns_at_once_when_the_run_is_over(booted: Machine) -> None:
 
 def test_nothing_outside_the_root_is_written_and_global_options_stand_anywhere(machine: Machine, disk: Path) -> None:
     lay(disk, says(machine, "epilog.sh"))
-    done = run((*AGENT, "run", f"--root={machine.root}", "--disk", str(disk)))
+    done = run((*AGENT, "run", "--metadata", "none", f"--root={machine.root}", "--disk", str(disk)))
     assert done.code == 0, done.err
     assert run((*AGENT, "status", "--root", str(machine.root))).code == 0
 

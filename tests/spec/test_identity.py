@@ -80,7 +80,7 @@ def test_a_disk_with_read_errors_leaves_the_last_good_context_in_use_and_says_ca
     boot(machine, image)
     machine.reboot()
     strace = ("strace", "-f", "-o", "/dev/null", "-P", str(image), "-e", f"inject=read,pread64:error=EIO:when={first}+")
-    done = run((*strace, *AGENT, "--root", str(machine.root), "run", "--disk", str(image)))
+    done = run((*strace, *AGENT, "--root", str(machine.root), "run", "--metadata", "none", "--disk", str(image)))
     status = machine.status()
     assert {each["verdict"] for each in status["verdicts"]} == {"broken"}
     assert effects(machine) == ["user/epilog.sh start", "site/epilog.sh start", "site/epilog.sh start"], done.err
@@ -89,7 +89,7 @@ def test_a_disk_with_read_errors_leaves_the_last_good_context_in_use_and_says_ca
     script = machine.root / "var/lib/contextagent/instances" / instance(machine) / "scripts/site/post-network/epilog.sh"
     script.write_text("echo changed >> effects\n")
     machine.reboot()
-    run((*strace, *AGENT, "--root", str(machine.root), "run", "--disk", str(image)))
+    run((*strace, *AGENT, "--root", str(machine.root), "run", "--metadata", "none", "--disk", str(image)))
     assert machine.status()["sources"]["site"] is None, "what is not what was digested does not serve"
     assert len(effects(machine)) == 3
 

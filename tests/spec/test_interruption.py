@@ -24,7 +24,7 @@ def start(machine: Machine, disk: Path, *words: str) -> subprocess.Popen[bytes]:
     if not gate.exists():
         os.mkfifo(gate)
     fd = os.open(gate, os.O_RDWR | os.O_NONBLOCK)
-    argv = [*AGENT, "--root", str(machine.root), "run", *words, "--disk", str(disk)]
+    argv = [*AGENT, "--root", str(machine.root), "run", "--metadata", "none", *words, "--disk", str(disk)]
     running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert select.select([fd], [], [], TIMEOUT_S)[0], "the script that holds has not begun"
