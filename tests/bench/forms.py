@@ -83,11 +83,11 @@ def write(folder: Path, scripts: Scripts) -> None:
     for owner in scripts.halves:
         _put_all(folder / "disk" / owner, scripts.files(owner), 0o755)
     _put_all(folder / "seed" / "user", scripts.files("user"), 0o755)
-    _put(folder / "seed/instance-id", "i-0001\n")
+    put(folder / "seed/instance-id", "i-0001\n")
     _tar(folder / "seed/default.tgz", scripts.files("site"))
     everything = _multipart(("x-shellscript", name, text) for name, text in scripts.texts.items())
-    _put(folder / "nocloud/meta-data", "instance-id: i-0001\nlocal-hostname: bench-vm\n")
-    _put(folder / "nocloud/user-data", everything)
+    put(folder / "nocloud/meta-data", "instance-id: i-0001\nlocal-hostname: bench-vm\n")
+    put(folder / "nocloud/user-data", everything)
     kinds = {"pre": "cloud-boothook", "post": "x-shellscript"}
     users = [
         (kinds[phase], name, scripts.texts[name]) for phase, names in scripts.halves["user"].items() for name in names
@@ -99,7 +99,7 @@ def write(folder: Path, scripts: Scripts) -> None:
 def _service(folder: Path, user_data: str, scripts: Scripts) -> None:
     """Write the tree of a metadata service in EC2's dialect, with the site's bundle, and the user's for the floor."""
     _put_all(folder / "latest/meta-data", _META_DATA)
-    _put(folder / "latest/user-data", user_data)
+    put(folder / "latest/user-data", user_data)
     for version in _VERSIONS:
         (folder / version).symlink_to("latest")
     (folder / "context").mkdir()
@@ -107,7 +107,8 @@ def _service(folder: Path, user_data: str, scripts: Scripts) -> None:
     _tar(folder / "context/default.tgz", scripts.files("site"))
 
 
-def _put(path: Path, text: str, mode: int = 0o644) -> None:
+def put(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file, with the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
@@ -115,7 +116,7 @@ def _put(path: Path, text: str, mode: int = 0o644) -> None:
 
 def _put_all(folder: Path, files: dict[str, str], mode: int = 0o644) -> None:
     for path, text in files.items():
-        _put(folder / path, text, mode)
+        put(folder / path, text, mode)
 
 
 def _tar(path: Path, files: dict[str, str]) -> None:
