@@ -279,6 +279,13 @@ class Files:
         """
         return os.lstat(self.real(path)).st_size
 
+    def changed_ns(self, path: str) -> int:
+        """Return when a file was last written to, nanoseconds since the epoch; 0 where there is none."""
+        try:
+            return os.lstat(self.real(path)).st_mtime_ns
+        except OSError:
+            return 0
+
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable.
 

@@ -106,7 +106,8 @@ def is_file(medium: NamedMedium, path: str) -> bool:
 def key_offers(text: str, owner: Owner, account: str) -> list[Offer]:
     """Return one offer for all login keys in a text, or none where it has none."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return [Offer(owner=owner, role="key", name=account, data="\n".join(lines).encode())] if lines else []
+    data = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return [Offer(owner=owner, role="key", name=account, data=data)] if lines else []
 
 
 def from_base64(text: str | bytes, what: str) -> bytes:
@@ -131,15 +132,12 @@ def json_object(medium: NamedMedium, path: str) -> dict[str, object]:
     Raises:
         BrokenSourceError: It can't be read, or is no JSON object; the writer's fault.
     """
-    from contextagent import jsontext  # noqa: PLC0415  # only three layouts have JSON
+    from contextagent.sources import nova  # noqa: PLC0415  # only three layouts have JSON
 
     try:
-        value = jsontext.loads(medium.read(path, max_bytes=SMALL_BYTES))
+        return nova.parsed(medium.read(path, max_bytes=SMALL_BYTES))
     except ValueError as error:
         raise medium.broken(path, "bad-json", str(error)) from error
-    if not isinstance(value, dict):
-        raise medium.broken(path, "bad-json", "it is no JSON object")
-    return value
 
 
 def not_run(medium: NamedMedium, path: str, what: str) -> Problem:

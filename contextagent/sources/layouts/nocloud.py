@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.model import Problem
+from contextagent.sources import nova
 from contextagent.sources.layouts import SMALL_BYTES, USER_DATA_BYTES, LayoutReading, cause, is_file, not_run
 
 TYPE_CHECKING = False
@@ -55,10 +55,9 @@ def _instance_id(data: bytes) -> str:
     text = data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
     if text.startswith("{"):
         try:
-            found = jsontext.loads(text)
+            return str(nova.parsed(text.encode()).get(_KEY) or "")
         except ValueError:
             return ""
-        return str(found.get(_KEY) or "") if isinstance(found, dict) else ""
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         if colon and name.strip("\"' ") == _KEY and not name.startswith((" ", "\t")):

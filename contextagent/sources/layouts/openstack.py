@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
-from contextagent.model import Offer, Problem
+from contextagent.sources import nova
 from contextagent.sources.layouts import (
     SMALL_BYTES,
     USER_DATA_BYTES,
@@ -12,13 +12,12 @@ from contextagent.sources.layouts import (
     cause,
     is_file,
     json_object,
-    key_offers,
     not_run,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextagent.model import Owner
+    from contextagent.model import Owner, Problem
     from contextagent.sources.media import NamedMedium
 
 _EC2 = "ec2/latest"
@@ -74,7 +73,7 @@ def _openstack(medium: NamedMedium, folder: str) -> LayoutReading:
     uuid = meta.get("uuid")
     return LayoutReading(
         layout="openstack",
-        offers=tuple(_keys(meta.get("public_keys")) + _meta_map(meta.get("meta"))),
+        offers=tuple(nova.keys(meta) + nova.meta_map(meta, "openstack-meta.json")),
         user_data=user_data,
         ids={"openstack-uuid": uuid} if isinstance(uuid, str) and uuid else {},
         warnings=_passed_over(medium, folder, meta),
@@ -87,7 +86,7 @@ def _ec2(medium: NamedMedium) -> LayoutReading:
     instance_id = meta.get("instance-id")
     return LayoutReading(
         layout="openstack",
-        offers=tuple(_keys(meta.get("public-keys"))),
+        offers=tuple(nova.keys(meta, "public-keys")),
         user_data=user_data,
         ids={"ec2-instance-id": instance_id} if isinstance(instance_id, str) and instance_id else {},
         broken=broken,
@@ -98,34 +97,13 @@ def _user_data(medium: NamedMedium, path: str) -> bytes | None:
     return (medium.read(path, max_bytes=USER_DATA_BYTES) or None) if is_file(medium, path) else None
 
 
-def _keys(found: object) -> list[Offer]:
-    """Return the user's login keys from either form: name to line, or index to {`openssh-key`: line}."""
-    offers: list[Offer] = []
-    for value in found.values() if isinstance(found, dict) else ():
-        line = value.get("openssh-key") if isinstance(value, dict) else value
-        offers += key_offers(line, "user", "") if isinstance(line, str) else []
-    return offers
-
-
-def _meta_map(found: object) -> list[Offer]:
-    if not isinstance(found, dict) or not found:
-        return []
-    reason = "the instance's own meta map: kept, and given to no script"
-    return [
-        Offer(owner="user", role="kept", name="openstack-meta.json", data=jsontext.dumps(found).encode(), reason=reason)
-    ]
-
-
 def _passed_over(medium: NamedMedium, folder: str, meta: dict[str, object]) -> tuple[Problem, ...]:
     problems = [
         not_run(medium, path, "vendor data")
         for path in (f"{folder}/vendor_data.json", f"{folder}/vendor_data2.json")
         if is_file(medium, path) and _says_something(medium, path)
     ]
-    if meta.get("files"):
-        message = "injected files are not placed, ignoring 'files' of meta_data.json"
-        problems.append(Problem(reason="not-placed", message=message, path=medium.name))
-    return tuple(problems)
+    return (*problems, *nova.injected_files(meta, medium.name))
 
 
 def _says_something(medium: NamedMedium, path: str) -> bool:
