@@ -30,7 +30,6 @@ LATER = {
     "drain": "let the machine end early",
     "collect-logs": "one archive for a bug report, without secrets",
     "simulate": "a whole boot on a throw-away view of this machine",
-    "serve": "a metadata service for tests and small sites",
 }
 """Verbs of later versions, refused by name."""
 _GLOBAL = ("--root", "--policy", "--debug")

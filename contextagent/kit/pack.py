@@ -92,6 +92,17 @@ def pack(
     )
 
 
+def write_bundle(out: BinaryIO, tree: Tree) -> None:
+    """Write a tree as the bundle that `pack` makes of its folder without `SOURCE_DATE_EPOCH`.
+
+    Raises:
+        InvalidInputError: A file changed while it was packed.
+        OSError: It can't be written.
+    """
+    _write_tgz(out, tree.items, _newest_s(tree), _quiet)
+    _refuse_changes(tree)
+
+
 def form_of(output: str) -> Form:
     """Return what a file of this name is to be.
 

@@ -27,12 +27,15 @@ _contextagent() {
                 lifetime pilot finish shutdown anchor'
             ;;
         --metadata) offered='none' ;;
+        --dialect) offered='auto openstack vac ec2 nimbus cloudstack' ;;
+        --imds) offered='v1 v2 both' ;;
+        --fault) offered='404 500 503 hang drip truncate html redirect reset gzip' ;;
         --root | --policy | --disk | -o | --output)
             _contextagent_files "$word"
             [[ $before == --disk && none == "$word"* ]] && COMPREPLY+=(none)
             return
             ;;
-        --timeout | --sha512 | --instance | --since | --anchor | --boot | --label) return ;;
+        --timeout | --sha512 | --instance | --since | --anchor | --boot | --label | --bind) return ;;
     esac
     if [[ $offered ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$word")
@@ -41,7 +44,7 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query trace receipt lint pack $every --version" ;;
+        '') offered="run plan status explain analyze query trace receipt lint pack serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
@@ -57,9 +60,10 @@ _contextagent() {
         receipt) offered="--boot --format $every" ;;
         lint) offered="--format $every" ;;
         pack) offered="--output --label --format $every" ;;
+        serve) offered="--bind --dialect --imds --fault --quiet $every" ;;
     esac
     case $verb:$offered in
-        lint:* | pack:* | trace:*--anchor* | trace:*--follow*)
+        lint:* | pack:* | serve:* | trace:*--anchor* | trace:*--follow*)
             [[ $word == -* ]] || { _contextagent_files "$word" && return; }
             ;;
     esac

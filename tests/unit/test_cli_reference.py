@@ -189,7 +189,10 @@ def test_the_completion_offers_every_verb() -> None:
 
 @pytest.mark.parametrize(
     ("option", "command"),
-    [("format", "plan"), ("owner", "trace show"), ("phase", "trace show"), ("event", "trace show")],
+    [
+        *(("format", "plan"), ("owner", "trace show"), ("phase", "trace show"), ("event", "trace show")),
+        *(("dialect", "serve"), ("imds", "serve")),
+    ],
 )
 def test_the_completion_offers_every_value_of_an_option(option: str, command: str) -> None:
     (found,) = re.findall(rf"--{option}\)\s+offered='([^']*)'", COMPLETION)
