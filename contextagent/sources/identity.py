@@ -52,10 +52,6 @@ def _name(seen: Mapping[str, str]) -> str:
             # the DMI UUID is part of the name: a VMID alone is unique at one site only, and an image may have been
             # booted elsewhere before
             suffix = sha256_hex(seen.get(DMI, "").encode())[:8]
-            return (
-                f"{plain}.{suffix}"
-                if is_plain
-            digest = sha256_hex(value.encode("utf-8", "surrogateescape"))[:32]  # a VMID in `context.sh` may be no UTF-8
+            digest = sha256_hex(value.encode("utf-8", "surrogateescape"))[:32]  # a VMID of `context.sh` may be no UTF-8
             return f"{plain}.{suffix}" if is_plain else f"{kind}-{digest}.{suffix}"
-            )
     return f"local-{os.urandom(16).hex()}"
