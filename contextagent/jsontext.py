@@ -97,10 +97,12 @@ def loads(text: str | bytes) -> Any:  # noqa: ANN401  # JSON is whatever the wri
 
 def _fault(text: str) -> str:
     """Return what is wrong with a text that is no JSON; only now is the slow module worth its price."""
-    import json  # noqa: PLC0415  # see above
-
     try:
+        import json  # noqa: PLC0415  # see above
+
         json.loads(text)
+    except (ImportError, OSError):
+        return "not JSON"  # a confined child can import nothing
     except json.JSONDecodeError as error:
         return f"line {error.lineno}: {error.msg[:1].lower()}{error.msg[1:]}"
     return "not JSON"
