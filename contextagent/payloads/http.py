@@ -181,7 +181,7 @@ class Chunks:
             elif not self._next_line():
                 return
         if self.is_done:
-            self.rest, self._data = bytes(self._data), bytearray()
+            self.rest = bytes(self._data)
 
     def _next_line(self) -> bool:
         """Take one line between two pieces; return whether it was there in whole."""
