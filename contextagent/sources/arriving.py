@@ -123,9 +123,11 @@ def _join(supply: Supply, ahead: Supply | None) -> Supply:
     if ahead is None:
         return supply
     names = {name for name, _, _ in supply.companions}
+    # a bundle's own word stands, but what a bundle of the cache was joined with is older than today's disk
+    older, newer = (supply, ahead) if supply.source.startswith("cached:") else (ahead, supply)
     return supply.replace(
         directions=ahead.settings,
-        variables={**ahead.variables, **supply.variables},
+        variables={**older.variables, **newer.variables},
         keys=tuple(dict.fromkeys((*ahead.keys, *supply.keys))),
         features={**ahead.features, **supply.features},
         companions=(*supply.companions, *(each for each in ahead.companions if each[0] not in names)),

@@ -105,7 +105,7 @@ def ends(verdict: Verdict, settings: Settings) -> bool:
 
 def _directs(known: State, verdict: Verdict, settings: Settings) -> bool:
     """Whether the site's part of a disk is nothing but settings that say how to fetch the bundle."""
-    supply = known.supplies.get("site")
+    supply = known.ahead.get("site") or known.supplies.get("site")
     if verdict.owner != "site" or supply is None or supply.scripts or supply.files:
         return False
     return verdict.verdict == "found" and any(settings.origin(key).voice == "site-disk" for key in _DIRECTING)
