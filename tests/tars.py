@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -65,3 +66,25 @@ def tar(*members: bytes) -> io.BytesIO:
 def tgz(*members: bytes) -> io.BytesIO:
     """Return the members as a gzip'd archive."""
     return io.BytesIO(gzip.compress(tar(*members).getvalue(), mtime=0))
+
+
+def summed(block: bytes) -> bytes:
+    """Return a header with its sum set right."""
+    made = bytearray(block)
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+def trees(top: Path) -> dict[str, tuple[str, object, int]]:
+    """Return all that is below a folder: kind, contents or target, and a file's mode, by path."""
+    found: dict[str, tuple[str, object, int]] = {}
+    for path in top.rglob("*"):
+        name = str(path.relative_to(top))
+        if path.is_symlink():
+            found[name] = ("link", str(path.readlink()), 0)
+        elif path.is_dir():
+            found[name] = ("folder", None, 0)
+        else:
+            found[name] = ("file", path.read_bytes(), path.stat().st_mode & 0o755)
+    return found

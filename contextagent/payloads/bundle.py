@@ -1,19 +1,20 @@
 """A bundle (tar or tar.gz) judged as a whole, then written so that nothing in it can reach outside its folder.
 
 The extraction filters of `tarfile` are not safe on Python 3.11.7 (CVE-2025-4517), and its reader follows sizes that
-lead backwards (CVE-2025-8194): only its header parser is used, and everything that names, sizes or writes is here.
+lead backwards (CVE-2025-8194): nothing of it is used, and everything that names, sizes or writes is here.
 """
 
 from __future__ import annotations
 
 import os
-from tarfile import AREGTYPE, CONTTYPE, DIRTYPE, GNUTYPE_SPARSE, REGTYPE, SYMTYPE, HeaderError, TarInfo
 
 from contextagent.digests import new_sha512
-from contextagent.errors import BrokenSourceError, CannotWriteError
-from contextagent.model import Problem, Value
+from contextagent.errors import CannotWriteError
+from contextagent.model import Value
 from contextagent.payloads.names import MAX_TARGET_BYTES, component_problem, inside
+from contextagent.payloads.refusal import no_tar, refusal
 from contextagent.payloads.stream import CHUNK_BYTES, Stream
+from contextagent.payloads.tar_header import BLOCK_BYTES, HeaderError, as_path, read_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,53 +22,25 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Literal
 
     from contextagent.payloads.caps import Caps
+    from contextagent.payloads.tar_header import Header
 
-BLOCK_BYTES = 512
 MAX_HEADER_BYTES = 64 << 10
 MAX_PADDING_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_DIGITS = 20
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_REFUSED_TYPES = {
+_REFUSED_KINDS = {
     b"1": "hard-link",
     b"3": "device",
     b"4": "device",
     b"6": "fifo",
-    GNUTYPE_SPARSE: "sparse",
+    b"S": "sparse",
 }
-RULES = {
-    "absolute-path": "its path is absolute",
-    "ambiguous-header": "its name or size is given twice",
-    "bad-checksum": "its header is damaged",
-    "bad-header": "its extended header is damaged",
-    "bad-name": "its name is not allowed",
-    "bad-size": "a folder or link has contents",
-    "case-duplicate": "its name differs from another's by capitals alone",
-    "changed": "it is not what it was when it was checked",
-    "device": "a device is not taken",
-    "duplicate-name": "its name is there twice",
-    "fifo": "a fifo is not taken",
-    "hard-link": "a hard link is not taken",
-    "header-too-large": "its extended header is too large",
-    "link-outside": "the link leaves the bundle",
-    "member-too-large": "it is larger than one member may be",
-    "negative-offset": "its size is negative",
-    "not-a-tar": "it is no tar archive",
-    "parent-path": "its path has '..'",
-    "sparse": "a sparse file is not taken",
-    "through-file": "its path goes through a file",
-    "through-link": "its path goes through a link",
-    "too-deep": "its path has too many levels",
-    "too-many-members": "there are more members than allowed",
-    "total-too-large": "all members together are larger than allowed",
-    "trailing-garbage": "something else follows its end",
-    "truncated": "it ends too early",
-    "unknown-type": "it is neither a file, a folder nor a link",
-}
-"""Every reason to refuse a bundle, in words; a gzip layer adds `bad-gzip` and `ratio`."""
+_OLD_FILE, _LINK, _FOLDER = b"\0", b"2", b"5"
+_FILES = (b"0", _OLD_FILE, b"7")
 
 
 class Member(Value):
@@ -105,7 +78,7 @@ def extract(source: BinaryIO, folder: str, caps: Caps) -> tuple[Member, ...]:
     members = check(source, caps)
     try:
         os.mkdir(folder, 0o700)
-        base = os.open(folder, _FOLDER)
+        base = os.open(folder, _OPEN_FOLDER)
         try:
             return _write(source, base, members, caps)
         finally:
@@ -130,12 +103,6 @@ def check(source: BinaryIO, caps: Caps) -> tuple[Member, ...]:
     return tree.judged()
 
 
-def _refusal(member: str, reason: str) -> BrokenSourceError:
-    shown = ascii(member[:200])[1:-1]
-    problem = Problem(reason=reason, message=RULES[reason], path=shown)
-    return BrokenSourceError(f"cannot unpack '{shown}': {RULES[reason]}", reason=reason, problems=(problem,))
-
-
 class _Archive:
     """The members as the archive gives them, one after another, each with its contents."""
 
@@ -148,17 +115,17 @@ class _Archive:
     def members(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
         """Yield each member; its contents are read from the same stream, and skipped if nobody reads them."""
         count, total_bytes = 0, 0
-        while (header := self._next_header()) is not None:
-            info, wide = header
-            name = _text(wide["path"]) if "path" in wide else info.name
+        while (found := self._next_header()) is not None:
+            header, wide = found
+            name = as_path(wide["path"]) if "path" in wide else header.name
             self._last = name
             count += 1
             if count > self._caps.members:
-                raise _refusal(name, "too-many-members")
-            member = self._member(name, info, wide)
+                raise refusal(name, "too-many-members")
+            member = self._member(name, header, wide)
             total_bytes += member.size_bytes
             if total_bytes > self._caps.total_bytes:
-                raise _refusal(name, "total-too-large")
+                raise refusal(name, "total-too-large")
             contents = self._contents(member.size_bytes)
             if member.path:
                 yield member, contents
@@ -166,70 +133,81 @@ class _Archive:
                 pass
         self._expect_padding()
 
-    def _next_header(self) -> tuple[TarInfo, dict[str, bytes]] | None:
+    def _next_header(self) -> tuple[Header, dict[str, bytes]] | None:
         """Return the next member's header and what extended headers before it say; None at the archive's end."""
         wide: dict[str, bytes] = {}
         allowed_bytes = MAX_HEADER_BYTES
-        while (info := self._info()) is not None:
-            if info.type not in (b"x", b"g", b"L", b"K"):
-                return info, wide
-            if info.size < 0:
-                raise _refusal(self._last, "negative-offset")
-            allowed_bytes -= BLOCK_BYTES + info.size
+        while (header := self._header()) is not None:
+            if header.kind not in (b"x", b"g", b"L", b"K"):
+                return header, wide
+            if header.size_bytes < 0:
+                raise refusal(self._last, "negative-offset")
+            allowed_bytes -= BLOCK_BYTES + header.size_bytes
             if allowed_bytes < 0:
-                raise _refusal(self._last, "header-too-large")
-            data = b"".join(self._contents(info.size))
-            said = _pax_records(data) if info.type in (b"x", b"g") else {_LONG[info.type]: data.partition(b"\0")[0]}
-            if said is None:
-                raise _refusal(self._last, "bad-header")
-            if any(key.startswith("GNU.sparse") for key in said):
-                raise _refusal(self._last, "sparse")
-            said = {key: said[key] for key in ("path", "linkpath", "size") if key in said}
-            if said and (info.type == b"g" or not wide.keys().isdisjoint(said)):
-                raise _refusal(self._last, "ambiguous-header")
+                raise refusal(self._last, "header-too-large")
+            said = self._extension(header)
+            if (said and header.kind == b"g") or not wide.keys().isdisjoint(said) or b"" in said.values():
+                raise refusal(self._last, "ambiguous-header")
             wide.update(said)
         if wide:
-            raise _refusal(self._last, "truncated")
+            raise refusal(self._last, "truncated")
         return None
 
-    def _info(self) -> TarInfo | None:
+    def _extension(self, header: Header) -> dict[str, bytes]:
+        """Return what an extended header says about the member behind it, as far as that matters here."""
+        data = b"".join(self._contents(header.size_bytes))
+        if header.kind in _LONG:
+            name, end, _ = data.partition(b"\0")
+            if not end:  # some programs read on beyond it
+                raise refusal(self._last, "bad-header")
+            return {_LONG[header.kind]: name}
+        said = _pax_records(data)
+        if said is None:
+            raise refusal(self._last, "bad-header")
+        if any(key.startswith("GNU.sparse") for key in said):
+            raise refusal(self._last, "sparse")
+        return {key: said[key] for key in ("path", "linkpath", "size") if key in said}
+
+    def _header(self) -> Header | None:
         block = self._stream.read(BLOCK_BYTES)
         is_first = self._last == "bundle"
         if len(block) < BLOCK_BYTES:
-            raise _refusal(self._last, "not-a-tar" if is_first else "truncated")
+            raise no_tar(block) if is_first else refusal(self._last, "truncated")
         if not block.strip(b"\0"):
             return None
         try:
-            return TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except HeaderError:
-            raise _refusal(self._last, "not-a-tar" if is_first else "bad-checksum") from None
+            return read_header(block)
+        except HeaderError as error:
+            is_none = is_first and error.reason == "bad-checksum"
+            raise no_tar(block) if is_none else refusal(self._last, error.reason) from None
 
-    def _member(self, name: str, info: TarInfo, wide: dict[str, bytes]) -> Member:
+    def _member(self, name: str, header: Header, wide: dict[str, bytes]) -> Member:
         """Return a header as a member, or refuse it for what it says by itself."""
-        if info.type in _REFUSED_TYPES:
-            raise _refusal(name, _REFUSED_TYPES[info.type])
-        if info.type not in (REGTYPE, AREGTYPE, CONTTYPE, DIRTYPE, SYMTYPE):
-            raise _refusal(name, "unknown-type")
+        if header.kind in _REFUSED_KINDS:
+            raise refusal(name, _REFUSED_KINDS[header.kind])
+        if header.kind not in (*_FILES, _LINK, _FOLDER):
+            raise refusal(name, "unknown-type")
         path = _shortest(name)
-        size_bytes = self._size_bytes(name, info, wide)
-        if info.type in (DIRTYPE, SYMTYPE) and size_bytes:
-            raise _refusal(name, "bad-size")
-        if info.type == DIRTYPE:
-            return Member(path=path, kind="folder", mode=info.mode & 0o755)
+        size_bytes = self._size_bytes(name, header, wide)
+        is_folder = _is_folder(name, header)
+        if (is_folder or header.kind == _LINK) and size_bytes:
+            raise refusal(name, "bad-size")
+        if is_folder:
+            return Member(path=path, kind="folder", mode=header.mode & 0o755)
         if not path:
-            raise _refusal(name, "bad-name")
-        if info.type == SYMTYPE:
-            return Member(path=path, kind="link", target=_text(wide.get("linkpath", b"")) or info.linkname)
-        return Member(path=path, kind="file", size_bytes=size_bytes, mode=info.mode & 0o755)
+            raise refusal(name, "bad-name")
+        if header.kind == _LINK:
+            return Member(path=path, kind="link", target=as_path(wide.get("linkpath", b"")) or header.target)
+        return Member(path=path, kind="file", size_bytes=size_bytes, mode=header.mode & 0o755)
 
-    def _size_bytes(self, name: str, info: TarInfo, wide: dict[str, bytes]) -> int:
-        said = wide.get("size", b"%d" % info.size)
+    def _size_bytes(self, name: str, header: Header, wide: dict[str, bytes]) -> int:
+        said = wide.get("size", b"%d" % header.size_bytes)
         if len(said) > MAX_DIGITS or not said.removeprefix(b"-").isdigit():
-            raise _refusal(name, "bad-header")
+            raise refusal(name, "bad-header")
         if said.startswith(b"-"):
-            raise _refusal(name, "negative-offset")
+            raise refusal(name, "negative-offset")
         if int(said) > self._caps.member_bytes:
-            raise _refusal(name, "member-too-large")
+            raise refusal(name, "member-too-large")
         return int(said)
 
     def _contents(self, size_bytes: int) -> Iterator[bytes]:
@@ -238,12 +216,12 @@ class _Archive:
         while left:
             data = self._stream.read(min(left, CHUNK_BYTES))
             if not data:
-                raise _refusal(self._last, "truncated")
+                raise refusal(self._last, "truncated")
             left -= len(data)
             yield data
         padding = -size_bytes % BLOCK_BYTES
         if len(self._stream.read(padding)) < padding:
-            raise _refusal(self._last, "truncated")
+            raise refusal(self._last, "truncated")
 
     def _expect_padding(self) -> None:
         """Read what follows the end: zeros, no more than a tape's record of them."""
@@ -251,7 +229,22 @@ class _Archive:
         while data := self._stream.read(CHUNK_BYTES):
             left -= len(data)
             if left < 0 or data.strip(b"\0"):
-                raise _refusal(self._last, "trailing-garbage")
+                raise refusal(self._last, "trailing-garbage")
+
+
+def _is_folder(name: str, header: Header) -> bool:
+    """Whether a member is a folder; v7 knows one only by the slash at its name's end.
+
+    A file or link with such a name, or one whose short and long names differ in it, is a folder to some programs only.
+    """
+    if header.kind == _FOLDER:
+        return True
+    is_said = name.endswith("/")
+    if header.kind == _OLD_FILE and is_said == header.name.endswith("/"):
+        return is_said
+    if is_said or header.kind == _OLD_FILE:
+        raise refusal(name, "bad-name")
+    return False
 
 
 _LONG = {b"L": "path", b"K": "linkpath"}
@@ -266,28 +259,24 @@ def _pax_records(data: bytes) -> dict[str, bytes] | None:
             return None
         length = int(digits)
         key, equals, value = data[len(digits) + 1 : length].partition(b"=")
-        if length > len(data) or not value.endswith(b"\n") or not equals or _text(key) in said:
+        if length > len(data) or not value.endswith(b"\n") or not equals or as_path(key) in said:
             return None
-        said[_text(key)] = value[:-1]
+        said[as_path(key)] = value[:-1]
         data = data[length:]
     return said
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _shortest(name: str) -> str:
     """Return a member's path in its shortest form, empty for the top itself; refuse one that could lead elsewhere."""
     if name.startswith("/"):
-        raise _refusal(name, "absolute-path")
+        raise refusal(name, "absolute-path")
     components = [component for component in name.split("/") if component not in ("", ".")]
     if ".." in components:
-        raise _refusal(name, "parent-path")
+        raise refusal(name, "parent-path")
     if not name or any(map(component_problem, components)) or len(name.encode()) > MAX_TARGET_BYTES:
-        raise _refusal(name, "bad-name")
+        raise refusal(name, "bad-name")
     if len(components) > MAX_DEPTH:
-        raise _refusal(name, "too-deep")
+        raise refusal(name, "too-deep")
     return "/".join(components)
 
 
@@ -304,16 +293,16 @@ class _Tree:
         for folder in _parents(member.path):
             path, kind = self._known.setdefault(folder.casefold(), (folder, "implied"))
             if path != folder:
-                raise _refusal(member.path, "case-duplicate")
+                raise refusal(member.path, "case-duplicate")
             if kind in ("link", "file"):
-                raise _refusal(member.path, f"through-{kind}")
+                raise refusal(member.path, f"through-{kind}")
         path, kind = self._known.get(member.path.casefold(), (member.path, ""))
         if path != member.path:
-            raise _refusal(member.path, "case-duplicate")
+            raise refusal(member.path, "case-duplicate")
         if kind == "implied" and member.kind != "folder":
-            raise _refusal(member.path, "through-link" if member.kind == "link" else "through-file")
+            raise refusal(member.path, "through-link" if member.kind == "link" else "through-file")
         if kind not in ("", "implied"):
-            raise _refusal(member.path, "duplicate-name")
+            raise refusal(member.path, "duplicate-name")
         self._known[member.path.casefold()] = (member.path, member.kind)
         self._members.append(member)
 
@@ -328,12 +317,12 @@ class _Tree:
         """Refuse a link out of the bundle; a step of its way that is itself a link would make its text a lie."""
         folder = member.path.rpartition("/")[0]
         if inside(folder, member.target) is None:
-            raise _refusal(member.path, "link-outside")
+            raise refusal(member.path, "link-outside")
         steps = member.target.split("/")
         for end in range(1, len(steps)):
             step = inside(folder, "/".join(steps[:end])) or ""
             if self._known.get(step.casefold(), ("", ""))[1] == "link":
-                raise _refusal(member.path, "through-link")
+                raise refusal(member.path, "through-link")
 
 
 def _parents(path: str) -> list[str]:
@@ -347,13 +336,13 @@ def _write(source: BinaryIO, base: int, members: tuple[Member, ...], caps: Caps)
     written: list[Member] = []
     for member, contents in _Archive(source, caps).members():
         if member != next(expected, None):
-            raise _refusal(member.path, "changed")
+            raise refusal(member.path, "changed")
         if member.kind == "folder":
             os.close(_open_folder(base, member.path))
         sha512 = _write_file(base, member, contents) if member.kind == "file" else ""
         written.append(member.replace(sha512=sha512))
     for member in expected:
-        raise _refusal(member.path, "changed")
+        raise refusal(member.path, "changed")
     for member in members:
         if member.kind == "link":
             folder, _, name = member.path.rpartition("/")
@@ -374,7 +363,7 @@ def _open_folder(base: int, path: str) -> int:
                 os.mkdir(component, 0o700, dir_fd=fd)
             except FileExistsError:
                 pass  # made for an earlier member; anything but a folder fails to open
-            inner = os.open(component, _FOLDER, dir_fd=fd)
+            inner = os.open(component, _OPEN_FOLDER, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner

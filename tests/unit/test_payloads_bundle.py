@@ -89,6 +89,8 @@ REFUSED = {
     "a name for all that follows": ("ambiguous-header", [pax({"path": b"a"}, b"g"), file("b")]),
     "a huge pax header": ("header-too-large", [extended(b"x" * MAX_HEADER_BYTES)]),
     "endless pax headers": ("header-too-large", [pax({"comment": b"x" * 900}, b"g")] * 60),
+    "a GNU name without its end": ("bad-header", [extended(b"x" * 5, b"L"), file("b")]),
+    "a GNU target without its end": ("bad-header", [extended(b"x" * 512, b"K"), link("b", "c")]),
     "a folder with contents": ("bad-size", [header("d", kind=b"5", size=512), padded(b"x")]),
     "something after the end": ("trailing-garbage", [file("a"), END, file("b")]),
     "a tape's length of zeros after the end": ("trailing-garbage", [file("a"), bytes(MAX_PADDING_BYTES + 2048)]),

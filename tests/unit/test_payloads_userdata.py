@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
-from contextagent.payloads.bundle import RULES, check
+from contextagent.payloads.bundle import check
 from contextagent.payloads.caps import Caps
+from contextagent.payloads.refusal import RULES
 from contextagent.payloads.userdata import FORMS, decoded
 from tests.machine import REPOSITORY
 from tests.tars import file, tar, tgz
