@@ -13,6 +13,7 @@ import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.machine import AGENT, TIMEOUT_S, Machine
+from tests.servers import Server, answer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ class Arena(Machine):
         """Run the whole boot from the disk: pre-network, then post-network."""
         self.note("run")
         done = subprocess.run(
-            [*(under or ()), *AGENT, "--root", str(self.root), "run", "--metadata", "none", "--disk", str(self.disk)],
+            [*(under or ()), *AGENT, "--root", str(self.root), *self.asking("run", "--disk", str(self.disk))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -91,6 +92,21 @@ class Arena(Machine):
         self.offer("site.yaml", f"scripts:\n  {SITE_ONCE}:\n    frequency: once\n")
         self.offer("user/prolog.sh", self.script("user/pre-network/prolog.sh", "echo here > left-by-user"))
         self.offer("user/epilog.sh", self.script("user/post-network/epilog.sh"))
+
+    def by_network(self) -> None:
+        """Let both owners' scripts come by network, each packed, beside a disk that has variables and nothing else."""
+        self.both_owners()
+        packed = {}
+        for owner in ("user", "site"):
+            data = io.BytesIO()
+            folder = self.disk / owner if owner == "user" else self.disk
+            with tarfile.open(fileobj=data, mode="w:gz") as tar:
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    tar.add(path, path.relative_to(folder))
+            packed[owner] = answer(data.getvalue())
+            shutil.rmtree(folder)
+        self.offer("context.sh", "VO=atlas\n")
+        self.metadata = Server({"/context/default.tgz": packed["site"], "/latest/user-data": packed["user"]}).url
 
     def refused_user(self) -> None:
         """Make the disk one with the site's scripts, and user data that must be refused as a whole."""

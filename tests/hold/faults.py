@@ -30,7 +30,7 @@ umount2 unshare setns clone clone3 fork vfork kill sendfile copy_file_range mkno
 """.split()
 _WRITING_OPEN = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC")
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EMFILE", "ENOMEM", "EINTR")
-SCENARIOS = ("both owners", "refused user", "rebooted")
+SCENARIOS = ("both owners", "refused user", "rebooted", "by network")
 
 
 class Point(NamedTuple):
@@ -52,6 +52,8 @@ def make_arena(folder: Path, scenario: str) -> Arena:
     arena = Arena(folder)
     if scenario == "refused user":
         arena.refused_user()
+    elif scenario == "by network":
+        arena.by_network()
     else:
         arena.both_owners()
     if scenario == "rebooted":
