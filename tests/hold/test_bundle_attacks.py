@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CAPS = Caps()
 SEED = 45582
-MUTANTS = 50_000 * (10 if os.environ.get("CONTEXTAGENT_CAMPAIGN") else 1)
+MUTANTS = 50_000 * (100 if os.environ.get("CONTEXTAGENT_CAMPAIGN") else 1)
 
 
 @pytest.fixture

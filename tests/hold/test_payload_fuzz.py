@@ -1,4 +1,4 @@
-"""F4: mutants of every form of user data and of `context.sh`: refused by a rule, or read within bounds."""
+"""F4: mutants of every form of user data, of `context.sh` and of settings: refused by a rule, or read within bounds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from contextagent.payloads.environment import MAX_TOTAL_BYTES, MAX_VALUE_BYTES, 
 from contextagent.payloads.names import script_name_problem, target_problem
 from contextagent.payloads.userdata import FORMS, read_user_data
 from contextagent.payloads.variables import parse_variables
+from contextagent.policy.layer import Layer
+from contextagent.policy.loader import MAX_PROBLEMS, check
+from contextagent.policy.schema import find
+from contextagent.policy.settings import merge
 from tests.machine import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from contextagent.model import Voice
 
 SEED = 20090904
 MUTANTS = 2_500 * (40 if os.environ.get("CONTEXTAGENT_CAMPAIGN") else 1)
@@ -81,6 +87,28 @@ def test_no_mutant_of_context_sh_raises_anything_unforeseen_or_gets_a_bad_enviro
         allowed, _ = script_environment(found)
         assert all("\0" not in value and len(os.fsencode(value)) <= MAX_VALUE_BYTES for value in allowed.values())
         assert sum(len(os.fsencode(f"{name}={value}")) + 1 for name, value in allowed.items()) <= MAX_TOTAL_BYTES
+
+
+SETTINGS = {
+    "policy.yaml": (REPOSITORY / "examples/policy.yaml").read_bytes(),
+    "site.yaml": b"user:\n  profile: unprivileged\nscripts:\n  site/post-network/epilog.sh: {limits: {wall_s: 30}}\n"
+    b"features:\n  machine: {hs06: '12.5', total_cpu: 4}\ncaps: {total_bytes: 32 MiB}\ntrace: {keep_days: 9}\n",
+    "user.json": b'{"scripts": {"user/post-network/user-data": {"frequency": "every-boot", "limits": {"wall_s": 9}}}}',
+}
+
+
+@pytest.mark.parametrize("file", SETTINGS)
+def test_no_mutant_of_settings_raises_anything_unforeseen_or_speaks_for_another(file: str) -> None:
+    voice: Voice = "image" if file == "policy.yaml" else "site" if file == "site.yaml" else "user"
+    rng = random.Random(f"{SEED}{file}")
+    heard = 0
+    for _ in range(MUTANTS):
+        layer, errors = check(voice, [(file, mutant(rng, SETTINGS[file]))])
+        assert len(errors) <= MAX_PROBLEMS + 1
+        assert all((key := find(name)) and key.rule(voice) is not None for name in layer.values)
+        heard += not errors
+        merge(layer) if voice == "image" else merge(Layer(voice="image"), layer)
+    assert heard > MUTANTS // 100
 
 
 def test_no_name_of_an_environment_gets_past_the_rules() -> None:
