@@ -40,6 +40,9 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+#ifndef SYS_setns
+#define SYS_setns (-1) /* headers before Linux 3.0: the kernel then says ENOSYS */
+#endif
 #ifndef FALLOC_FL_KEEP_SIZE
 #define FALLOC_FL_KEEP_SIZE 1
 #endif
@@ -451,15 +454,15 @@ static PyObject *done(int is_failed)
 static PyObject *guestos_mount(PyObject *module, PyObject *arguments)
 {
     PyObject *source, *target;
-    const char *kind;
+    const char *kind, *data = NULL;
     unsigned long flags;
     int is_failed;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O&O&sk:mount", PyUnicode_FSConverter, &source, PyUnicode_FSConverter, &target, &kind,
-                          &flags))
+    if (!PyArg_ParseTuple(arguments, "O&O&sk|s:mount", PyUnicode_FSConverter, &source, PyUnicode_FSConverter, &target,
+                          &kind, &flags, &data))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    is_failed = mount(PyBytes_AS_STRING(source), PyBytes_AS_STRING(target), kind, flags, NULL);
+    is_failed = mount(PyBytes_AS_STRING(source), PyBytes_AS_STRING(target), kind, flags, data);
     Py_END_ALLOW_THREADS
     Py_DECREF(source);
     Py_DECREF(target);
@@ -478,6 +481,39 @@ static PyObject *guestos_umount(PyObject *module, PyObject *arguments)
     Py_END_ALLOW_THREADS
     Py_DECREF(target);
     return done(is_failed);
+}
+
+static PyObject *guestos_unshare(PyObject *module, PyObject *arguments)
+{
+    int flags;
+    (void)module;
+    return PyArg_ParseTuple(arguments, "i:unshare", &flags) ? done(unshare(flags)) : NULL;
+}
+
+static PyObject *guestos_setns(PyObject *module, PyObject *arguments)
+{
+    int fd, kind;
+    (void)module;
+    return PyArg_ParseTuple(arguments, "ii:setns", &fd, &kind) ? done(syscall(SYS_setns, fd, kind) != 0) : NULL;
+}
+
+static PyObject *guestos_pivot_root(PyObject *module, PyObject *arguments)
+{
+    PyObject *root, *old;
+    int is_failed;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O&O&:pivot_root", PyUnicode_FSConverter, &root, PyUnicode_FSConverter, &old))
+        return NULL;
+    is_failed = syscall(SYS_pivot_root, PyBytes_AS_STRING(root), PyBytes_AS_STRING(old)) != 0;
+    Py_DECREF(root);
+    Py_DECREF(old);
+    return done(is_failed);
+}
+
+static PyObject *guestos_new_keyring(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return done(syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) < 0);
 }
 
 static PyObject *guestos_prctl(PyObject *module, PyObject *arguments)
@@ -511,8 +547,12 @@ static PyMethodDef methods[] = {
      "argv, environment: tuples of bytes.  (-1, -1): keep the caller's rights.  limits: (resource, soft, hard), ....\n"
      "The supervisor writes lines to `status`: `start PID`, then `end WAITSTATUS USER_US SYSTEM_US MAXRSS_KIB KILLED`;\n"
      "or `fail ERRNO STEP` alone.  On `control` it reads T (TERM to the tree); anything else, or its end, kills the tree."},
-    {"mount", guestos_mount, METH_VARARGS, "mount(source, target, kind, flags)"},
+    {"mount", guestos_mount, METH_VARARGS, "mount(source, target, kind, flags[, data])"},
     {"umount", guestos_umount, METH_VARARGS, "umount(target, flags)"},
+    {"unshare", guestos_unshare, METH_VARARGS, "unshare(flags)"},
+    {"setns", guestos_setns, METH_VARARGS, "setns(fd, kind)"},
+    {"pivot_root", guestos_pivot_root, METH_VARARGS, "pivot_root(new, old)"},
+    {"new_keyring", guestos_new_keyring, METH_NOARGS, "new_keyring(): leave the caller's session keyring for an empty one"},
     {"prctl", guestos_prctl, METH_VARARGS, "prctl(option, value)"},
     {"reserve", guestos_reserve, METH_VARARGS, "reserve(fd, from, size): allocate blocks, leave the file's size as it is"},
     {"clock_status", guestos_clock_status, METH_NOARGS, "clock_status() -> the status word of adjtimex(2)"},
