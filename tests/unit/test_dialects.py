@@ -318,7 +318,7 @@ SERVER = (54, bytes((192, 0, 2, 7)))
         ("var/lib/dhclient/dhclient-eth0.leases", DHCLIENT.format("192.0.2.7")),
         ("var/lib/dhclient/dhclient--eth0.lease", DHCLIENT.format("192.0.2.7")),
         ("var/lib/NetworkManager/dhclient-4e6a-eth0.lease", DHCLIENT.format("192.0.2.7")),
-        ("var/lib/NetworkManager/internal-4e6a-eth0.lease", "# private\nADDRESS=192.0.2.99\nSERVER_ADDRESS=192.0.2.7\n"),
+        ("var/lib/NetworkManager/internal-4e6a-eth0.lease", "# own\nADDRESS=192.0.2.99\nSERVER_ADDRESS=192.0.2.7\n"),
         ("run/systemd/netif/leases/2", "ADDRESS=192.0.2.99\nROUTER=192.0.2.1\nSERVER_ADDRESS=192.0.2.7\n"),
         ("var/lib/dhcpcd/eth0.lease", message((53, b"\x05"), SERVER, (51, b"\0\0\x0e\x10"))),
         ("var/lib/dhcpcd5/eth0.lease", message(SERVER)),

@@ -72,6 +72,13 @@ def test_what_is_no_json_is_a_value_error_also_where_the_standard_module_was_nev
         assert (done.code, done.err) == (0, "")
 
 
+def test_what_is_no_json_is_a_value_error_also_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "json", None)
+    for text in FAULTY:
+        with pytest.raises(ValueError, match=r".+"):
+            jsontext.loads(text)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes"])
 def test_what_json_cannot_hold_is_a_bug_of_the_caller(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
