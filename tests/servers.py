@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Drip(NamedTuple):
 if TYPE_CHECKING:
     Act = bytes | Drip | str
     Play = Sequence[Act]
-    Script = bytes | Play | Callable[["Request"], Play]
+    Script = bytes | Play | list[Play] | Callable[["Request"], Play]
 
 
 class Request(NamedTuple):
@@ -84,10 +84,10 @@ class Server:
     """
 
     def __init__(
-        self, scripts: Mapping[str, Script | list[Play]], *, host: str = "127.0.0.1", port: int = 0,
+        self, scripts: Mapping[str, Any], *, host: str = "127.0.0.1", port: int = 0,
         namespace: Path | None = None,
     ) -> None:  # fmt: skip
-        self.scripts = dict(scripts)
+        self.scripts: dict[str, Script] = dict(scripts)
         self.requests: list[Request] = []
         self.connections = 0
         self._played: dict[str, int] = {}

@@ -14,6 +14,7 @@ from contextagent.errors import BrokenSourceError
 from contextagent.host.wire import Connection, left_ns
 from contextagent.payloads.http import Chunks, head_end, read_head
 from contextagent.sources.crossing import packed
+from contextagent.sources.service import CONNECTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,14 +57,20 @@ class Fetcher:
     """What asks the service.
 
     Args:
+        channel: To the parent.
         address: Where it is.
         readers: Name to what reads a body.
         sink_fd: Where a body to the sink goes; None when there is no such place.
     """
 
     def __init__(
-        self, address: Address, readers: Mapping[str, Callable[[bytes], Reading]], sink_fd: int | None
+        self,
+        channel: Channel,
+        address: Address,
+        readers: Mapping[str, Callable[[bytes], Reading]],
+        sink_fd: int | None,
     ) -> None:
+        self._channel = channel
         self._address = address
         self._readers = readers
         self._sink_fd = sink_fd
@@ -72,12 +79,12 @@ class Fetcher:
         self._requests = 0
         self._buffer = bytearray(_PIECE_BYTES)
 
-    def serve(self, channel: Channel) -> None:
+    def serve(self) -> None:
         """Answer the parent's questions until it hangs up; the child's whole life."""
-        while (question := channel.receive()) is not None:
+        while (question := self._channel.receive()) is not None:
             said, body = self._answer(jsontext.loads(question))
-            channel.send(jsontext.dumps(said).encode())
-            channel.send(body)
+            self._channel.send(jsontext.dumps(said).encode())
+            self._channel.send(body)
 
     def _answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         self._requests = 0
@@ -98,7 +105,7 @@ class Fetcher:
         except OSError as error:
             said = {"outcome": "retry", "reason": "reset", "detail": error.strerror or str(error)}
             self._drop()
-        return {**said, "is_connected": self._is_connected, "requests": self._requests}, body
+        return {**said, "requests": self._requests}, body
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -169,7 +176,7 @@ class Fetcher:
             except TimeoutError:
                 raise _Failed("retry", "timeout", "it took too long to let us connect") from None
             except OSError as error:
-                raise _Failed("retry", "refused", error.strerror or str(error)) from error
+                raise _Failed("retry", "down", error.strerror or str(error)) from error
         end_ns = min(question["connect_end_ns"], question["end_ns"])
         cause = "no answer"
         attempt = 0
@@ -184,6 +191,7 @@ class Fetcher:
                 time.sleep(min(pause_ns, left_ns(end_ns)) / 1e9)
             else:
                 self._is_connected = True
+                self._channel.send(CONNECTED)
                 return connection
             attempt += 1
         raise _Failed("unreachable", "unreachable", f"no connection in time ({cause})")
@@ -265,7 +273,7 @@ class Fetcher:
         while left:
             size = self._more(end_ns)
             if not size:
-                raise _wrong_length(f"{left} bytes less than it says")
+                raise _cut_short(f"{left} bytes before its end")
             if size > left:
                 raise _wrong_length("more than it says")
             left -= size
@@ -278,7 +286,7 @@ class Fetcher:
         while not chunks.is_done:
             size = self._more(end_ns)
             if not size:
-                raise _wrong_length("less than its chunks say")
+                raise _cut_short("before its last chunk")
             yield from chunks.feed(memoryview(self._buffer)[:size])
         if chunks.rest:
             raise _wrong_length("more than its chunks say")
@@ -379,3 +387,7 @@ def _too_large(allowed: int) -> _Failed:
 
 def _wrong_length(what: str) -> _Failed:
     return _Failed("broken", "wrong-length", f"it sends {what}")
+
+
+def _cut_short(where: str) -> _Failed:
+    return _Failed("broken", "cut-short", f"it closed the connection {where}")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Outcome = Literal["found", "absent", "retry", "broken", "unreachable", "unauthorised"]
 
 OUTCOMES = ("found", "absent", "retry", "broken", "unreachable", "unauthorised")
+CONNECTED = b"connected"
+"""What the child says once, as soon as the first connection stands: from then on a try has its own time."""
 _NS = 10**9
 _CONNECT_SHARE = 0.97
 """Of the time to connect, what is waited: the rest is for what a phase without a service has left to do."""
@@ -34,6 +36,7 @@ _GRACE_S = 1.0
 """How long after its deadline a child that keeps it itself is waited for, on a machine that has other things to do."""
 _MAX_SAID_BYTES = 64 << 20
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-._~")
+_MAX_WORD_CHARS = 256
 _REASON = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -180,10 +183,6 @@ class Service:
 
     def _asked(self, child: Child, path: str, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return what the child says, and the body it holds; it is killed when it does not say so in time."""
-        start_ns = time.monotonic_ns()
-        if not self._is_connected:
-            start_ns = max(start_ns, self._connect_end_ns)
-        end_s = min(start_ns + int(self._try_s * _NS), self._end_ns) / _NS + _GRACE_S
         question = {
             **question,
             "target": f"{self._address.prefix}{_quoted(path)}",
@@ -192,7 +191,12 @@ class Service:
             "end_ns": self._end_ns,
             "is_connected": self._is_connected,
         }
+        end_s = self._try_end_s() if self._is_connected else self._connect_end_ns / _NS + _GRACE_S
         said = child.ask(jsontext.dumps(question).encode(), max_bytes=_MAX_SAID_BYTES, end_s=end_s)
+        if said == CONNECTED and not self._is_connected:
+            self._is_connected = True
+            end_s = self._try_end_s()
+            said = child.hear(max_bytes=_MAX_SAID_BYTES, end_s=end_s)
         body = child.hear(max_bytes=question["max_bytes"], end_s=end_s)
         try:
             answer = jsontext.loads(said)
@@ -201,6 +205,10 @@ class Service:
         if not isinstance(answer, dict):
             raise _nonsense()
         return answer, body
+
+    def _try_end_s(self) -> float:
+        """Return the moment at which a child that has not answered a try from now on is killed."""
+        return min(time.monotonic_ns() + int(self._try_s * _NS), self._end_ns) / _NS + _GRACE_S
 
     def _judged(self, path: str, question: dict[str, Any], said: dict[str, Any], body: bytes) -> Answer:
         """Return what a child said, after a look at every part of it: whoever took it over could say anything."""
@@ -221,7 +229,6 @@ class Service:
         if not is_sound:
             raise _nonsense()
         self.requests += requests
-        self._is_connected = said.get("is_connected") is True or self._is_connected
         reading = None
         if outcome == "found":
             reading = self._found(question, said, body)
@@ -240,10 +247,11 @@ class Service:
     def _found(self, question: dict[str, Any], said: dict[str, Any], body: bytes) -> Reading | None:
         """Return the reading of what was found, if it was to be read; the size that was said must be the true one."""
         if question["reader"]:
-            reading = said.get("reading")
-            if not isinstance(reading, dict):
+            packed = said.get("reading")
+            reading = unpacked(packed) if isinstance(packed, dict) else None
+            if reading is None or not _is_meta_data(reading):
                 raise _nonsense()
-            return unpacked(reading)
+            return reading
         if question["to_sink"] and self._sink_fd is not None:
             is_true = os.fstat(self._sink_fd).st_size == said["size_bytes"]
         else:
@@ -273,7 +281,7 @@ class Service:
         def work(channel: Channel) -> None:
             from contextagent.sources.fetching import Fetcher  # noqa: PLC0415  # see _prepare
 
-            Fetcher(self._address, self._readers, sink_fd).serve(channel)
+            Fetcher(channel, self._address, self._readers, sink_fd).serve()
 
         return work
 
@@ -284,6 +292,26 @@ class Service:
 def _prepare() -> None:
     """Import what the child alone needs, while it may still read files."""
     from contextagent.sources import fetching  # noqa: F401, PLC0415  # the parent never opens a socket
+
+
+def _is_meta_data(reading: Reading) -> bool:
+    """Whether a reading gives nothing but what meta data may: nothing of the site's, and ids that are ids."""
+    return (
+        all(offer.owner == "user" and isinstance(offer.data, bytes) and not offer.path for offer in reading.offers)
+        and isinstance(reading.ids, dict)
+        and all(_is_word(word) for word in (reading.layout, *reading.ids.keys(), *reading.ids.values()))
+        and not reading.variables
+        and reading.bundle is None
+        and all(_is_text(each.message) and _is_word(each.reason) for each in reading.warnings)
+    )
+
+
+def _is_text(text: object) -> bool:
+    return isinstance(text, str)
+
+
+def _is_word(text: object) -> bool:
+    return isinstance(text, str) and text.isprintable() and 0 < len(text) <= _MAX_WORD_CHARS
 
 
 def _quoted(path: str) -> str:
