@@ -306,6 +306,23 @@ class Files:
         """
         os.rename(self.real(old), self.real(new))
 
+    def adopt(self, real: str, path: str, *, mode: int) -> None:
+        """Move a file here from its real path on the same file system; missing parents are made 0700.
+
+        Raises:
+            CannotWriteError: It could not be moved.
+        """
+        target = self.real(path)
+        try:
+            try:
+                os.rename(real, target)
+            except FileNotFoundError:
+                self._make(os.path.dirname(target), 0o700, parents=0o700)
+                os.rename(real, target)
+            os.chmod(target, mode)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
     def remove(self, path: str) -> None:
         """Remove a file, a link or a whole folder, without following any link; nothing there is fine.
 

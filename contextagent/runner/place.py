@@ -13,14 +13,14 @@ from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from contextagent.host import Host
     from contextagent.host.accounts import Account
     from contextagent.model import Step
 
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 40  # the caps were kept when it was staged
 _MAX_KEYS_BYTES = 1 << 20
 _SUDOERS = "/etc/sudoers.d"
 
@@ -57,13 +57,21 @@ def _file(host: Host, step: Step, instance_id: str, account: Account | None) -> 
     _check_links(host, step.target)
     is_replaced = host.files.exists(step.target)
     content = f"{instance_folder(instance_id)}/{step.content}"
-    if account is None or is_kept:
-        _put(host, step, host.files.chunks(content, max_bytes=_MAX_BYTES) if step.content else ())
-    else:
-        data = host.files.read(content, max_bytes=_MAX_BYTES) if step.content else b""
-        _as(account, lambda: _put(host, step, (data,)))
+    pieces = () if step.link else _opened(host.files.chunks(content, max_bytes=_MAX_BYTES))
+    _as(None if is_kept else account, lambda: _put(host, step, pieces))
     facts = {"owner": step.owner, "path": step.target, "sha512": step.sha512, "mode": f"{step.mode:04o}"}
     return Placed(event="file", facts={**facts, "replaced": is_replaced})
+
+
+def _opened(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Return the pieces of a file that is open from here on, since the account that writes them can't open it."""
+    first = next(pieces, b"")
+
+    def from_the_start() -> Iterator[bytes]:
+        yield first
+        yield from pieces
+
+    return from_the_start()
 
 
 def _put(host: Host, step: Step, pieces: Any) -> None:  # noqa: ANN401  # an iterable of bytes

@@ -12,7 +12,7 @@ import stat as stat_bits
 
 from contextagent.errors import BrokenSourceError
 from contextagent.host.files import CHUNK_BYTES, entry_kind
-from contextagent.model import Entry, Problem
+from contextagent.model import Entry, Problem, Value
 from contextagent.payloads.names import component_problem
 
 TYPE_CHECKING = False
@@ -24,6 +24,14 @@ MAX_NAMES = 20_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Ours(Value):
+    """A file that the agent itself has written and digested, and may move: its real path, SHA-512 and size."""
+
+    path: str
+    sha512: str
+    size_bytes: int
 
 
 class NamedMedium:
@@ -71,6 +79,10 @@ class NamedMedium:
     def chunks(self, path: str, *, max_bytes: int) -> Iterator[bytes]:
         """Yield a regular file's bytes in pieces of at most 64 KiB; raises as `read` does."""
         raise NotImplementedError
+
+    def ours(self, path: str) -> Ours | None:  # noqa: ARG002  # most media are others'
+        """Return a regular file that may be moved away instead of copied; None where the medium is foreign."""
+        return None
 
     def close(self) -> None:
         """Let go of the medium; a second call does nothing."""

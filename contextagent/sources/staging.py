@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from contextagent.host import Host
-    from contextagent.model import Medium, Offer, Owner
+    from contextagent.model import Offer, Owner
     from contextagent.policy.settings import Settings
     from contextagent.runner.folders import Folders
     from contextagent.sources.found import Found
+    from contextagent.sources.media import NamedMedium, Ours
 
 
 class Staged(Value):
@@ -50,28 +51,31 @@ class Store:
         self._member_bytes: int = settings["caps.member_bytes"]
         self._bytes_left: int = settings["caps.total_bytes"]
 
-    def add(self, place: str, pieces: Iterable[bytes], what: str) -> tuple[str, int]:
+    def add(self, place: str, pieces: Iterable[bytes], what: str, mode: int) -> tuple[str, int]:
         """Write one item to `place` below the folder, and return its SHA-512 and size.
 
         Raises:
             BrokenSourceError: It is past a cap (`member-too-large`, `total-too-large`, `too-many-members`).
             CannotWriteError: The state can't be written.
         """
-        self._members_left -= 1
-        if self._members_left < 0:
-            raise self._past("too-many-members", what)
-        counted = _Counted(pieces, min(self._member_bytes, self._bytes_left))
+        counted = _Counted(pieces, self._count_one(what))
         if self.folder:
-            self._host.files.create(f"{self.folder}/{place}", counted)
+            self._host.files.create(f"{self.folder}/{place}", counted, mode=mode)
         else:
             for _ in counted:
                 pass
-        self._bytes_left -= counted.size_bytes
-        if counted.is_over:
-            raise self._past("member-too-large" if counted.size_bytes > self._member_bytes else "total-too-large", what)
+        self._count_bytes(counted.size_bytes, what)
         return counted.digest.hexdigest(), counted.size_bytes
 
-    def copy(self, place: str, staged: str) -> None:
+    def move(self, place: str, ours: Ours, what: str, mode: int) -> tuple[str, int]:
+        """Move to `place` what the agent itself has unpacked and digested; all else is as with `add`."""
+        self._count_one(what)
+        self._count_bytes(ours.size_bytes, what)
+        if self.folder:
+            self._host.files.adopt(ours.path, f"{self.folder}/{place}", mode=mode)
+        return ours.sha512, ours.size_bytes
+
+    def copy(self, place: str, staged: str, mode: int) -> None:
         """Write once more, to `place`, what is staged at `staged`.
 
         Raises:
@@ -79,7 +83,7 @@ class Store:
         """
         if self.folder:
             again = self._host.files.chunks(f"{self.folder}/{staged}", max_bytes=self._member_bytes)
-            self._host.files.create(f"{self.folder}/{place}", again)
+            self._host.files.create(f"{self.folder}/{place}", again, mode=mode)
 
     def link(self, place: str, target: str) -> None:
         """Make a symbolic link at `place`; `target` is relative and has been checked to stay inside.
@@ -89,6 +93,20 @@ class Store:
         """
         if self.folder:
             self._host.files.link(f"{self.folder}/{place}", target)
+
+    def _count_one(self, what: str) -> int:
+        """Count one more item, and return how large it may be."""
+        self._members_left -= 1
+        if self._members_left < 0:
+            raise self._past("too-many-members", what)
+        return min(self._member_bytes, self._bytes_left)
+
+    def _count_bytes(self, size_bytes: int, what: str) -> None:
+        if size_bytes > self._member_bytes:
+            raise self._past("member-too-large", what)
+        self._bytes_left -= size_bytes
+        if self._bytes_left < 0:
+            raise self._past("total-too-large", what)
 
     def _past(self, reason: str, what: str) -> BrokenSourceError:
         return BrokenSourceError(f"cannot take the {self._owner}'s '{what}': {reason.replace('-', ' ')}", reason=reason)
@@ -102,13 +120,11 @@ class _Counted:
         self._cap_bytes = cap_bytes
         self.digest = new_sha512()
         self.size_bytes = 0
-        self.is_over = False
 
     def __iter__(self) -> Iterator[bytes]:
         for data in self._pieces:
             self.size_bytes += len(data)
             if self.size_bytes > self._cap_bytes:
-                self.is_over = True
                 return
             self.digest.update(data)
             yield data
@@ -129,7 +145,7 @@ def stage(host: Host, found: Found, settings: Settings, *, folder: str) -> Stage
     store = Store(host, place, found.owner, settings)
     warnings: list[Problem] = []
     form = ""
-    groups: list[tuple[Sequence[Offer], Medium | None]] = [(found.offers, found.medium)]
+    groups: list[tuple[Sequence[Offer], NamedMedium | None]] = [(found.offers, found.medium)]
     unfolded = None
     try:
         if found.user_data is not None:
@@ -177,7 +193,7 @@ def install(host: Host, staged: Staged, instance_folder: str, folders: Folders, 
 
 
 def _gather(
-    groups: Sequence[tuple[Sequence[Offer], Medium | None]], owner: Owner, store: Store, warnings: list[Problem]
+    groups: Sequence[tuple[Sequence[Offer], NamedMedium | None]], owner: Owner, store: Store, warnings: list[Problem]
 ) -> Supply:
     """Stage every offer of an owner; the first of two scripts with one id wins, and the other is named."""
     made = _Made(owner, store, warnings)
@@ -203,7 +219,7 @@ class _Made:
         self._kept: list[Kept] = []
         self._features: dict[str, str] = {}
         self._settings: tuple[str, str] | None = None
-        self._staged: dict[tuple[int, str], str] = {}
+        self._staged: dict[tuple[int, str], tuple[str, str, int]] = {}
         self._companions: list[tuple[str, str, int]] = []
         self._places: set[str] = set()
         self._parents: set[str] = set()
@@ -220,7 +236,7 @@ class _Made:
             self._warnings.append(Problem(reason="duplicate", message=message))
         return is_free
 
-    def take(self, offer: Offer, medium: Medium | None) -> None:  # one case a role
+    def take(self, offer: Offer, medium: NamedMedium | None) -> None:  # one case a role
         """Stage one offer.
 
         Raises:
@@ -246,7 +262,7 @@ class _Made:
                 self._take_companion(offer, medium)
             case "kept":
                 content = f"kept/{len(self._kept):03}"
-                sha512, size = self._store.add(content, _pieces(offer, medium), offer.name)
+                sha512, size, _ = self._put(content, offer, medium, offer.name)
                 self._kept.append(
                     Kept(
                         name=offer.name,
@@ -257,13 +273,12 @@ class _Made:
                     )
                 )
 
-    def _take_script(self, offer: Offer, medium: Medium | None) -> None:
+    def _take_script(self, offer: Offer, medium: NamedMedium | None) -> None:
         step_id = f"{offer.owner}/{offer.phase}/{offer.name}"
         content = f"scripts/{offer.phase}/{offer.name}"
         if not self._claim(content, step_id):
             return
-        sha512, size = self._store.add(content, _pieces(offer, medium), step_id)
-        self._staged[id(medium), offer.path] = content
+        sha512, size, _ = self._put(content, offer, medium, step_id)
         self._scripts[step_id] = Script(
             owner=offer.owner,
             phase=offer.phase,
@@ -275,12 +290,11 @@ class _Made:
             is_user_data=self.is_user_data,
         )
 
-    def _take_file(self, offer: Offer, medium: Medium | None) -> None:
+    def _take_file(self, offer: Offer, medium: NamedMedium | None) -> None:
         content = "" if offer.link else f"scripts/files{offer.name}"
         if not self._claim(f"scripts/files{offer.name}", offer.name):
             return
-        sha512, size = ("", 0) if offer.link else self._store.add(content, _pieces(offer, medium), offer.name)
-        self._staged[id(medium), offer.path] = content
+        sha512, size, _ = ("", 0, False) if offer.link else self._put(content, offer, medium, offer.name)
         self._files[offer.name] = PlacedFile(
             owner=offer.owner,
             target=offer.name,
@@ -292,7 +306,7 @@ class _Made:
             link=offer.link,
         )
 
-    def _take_companion(self, offer: Offer, medium: Medium | None) -> None:
+    def _take_companion(self, offer: Offer, medium: NamedMedium | None) -> None:
         """Stage a file of the working folder; bytes that are staged already as a script or a file count once."""
         place = f"context/{offer.name}"
         if not self._claim(place):
@@ -300,11 +314,32 @@ class _Made:
         if offer.link:
             self._store.link(place, offer.link)
             return
-        twin = self._staged.get((id(medium), offer.path))
-        if twin is None:
-            self._companions.append((offer.name, *self._store.add(place, _pieces(offer, medium), offer.name)))
+        mode = 0o700 if offer.mode & 0o111 else 0o600  # a helper that a script calls by its path
+        sha512, size, is_new = self._put(place, offer, medium, offer.name, mode)
+        if is_new:
+            self._companions.append((offer.name, sha512, size))
+
+    def _put(
+        self, place: str, offer: Offer, medium: NamedMedium | None, what: str, mode: int = 0o600
+    ) -> tuple[str, int, bool]:
+        """Stage an offer's bytes, and return their SHA-512, their size, and whether they were not staged before.
+
+        The working folder is its scripts' to change, and a script's staged copy nobody's: what is needed in two places
+        is there twice, but counts once.
+        """
+        if medium is None or offer.data is not None:
+            return (*self._store.add(place, _pieces(offer, medium), what, mode), True)
+        known = self._staged.get((id(medium), offer.path))
+        if known is not None:
+            self._store.copy(place, known[0], mode)
+            return known[1], known[2], False
+        ours = medium.ours(offer.path)
+        if ours is not None:
+            sha512, size = self._store.move(place, ours, what, mode)
         else:
-            self._store.copy(place, twin)
+            sha512, size = self._store.add(place, _pieces(offer, medium), what, mode)
+        self._staged[id(medium), offer.path] = place, sha512, size
+        return sha512, size, True
 
     def supply(self) -> Supply:
         """Return what has been staged."""
@@ -321,7 +356,7 @@ class _Made:
         )
 
 
-def _pieces(offer: Offer, medium: Medium | None) -> Iterable[bytes]:
+def _pieces(offer: Offer, medium: NamedMedium | None) -> Iterable[bytes]:
     if offer.data is not None:
         return (offer.data,)
     if medium is None:
@@ -330,7 +365,7 @@ def _pieces(offer: Offer, medium: Medium | None) -> Iterable[bytes]:
     return medium.chunks(offer.path, max_bytes=1 << 62)  # the store's caps are the bound
 
 
-def _whole(offer: Offer, medium: Medium | None) -> bytes:
+def _whole(offer: Offer, medium: NamedMedium | None) -> bytes:
     """Return a small item's bytes: settings, a feature or keys; 64 KiB is the largest any of them may be."""
     if offer.data is not None or medium is None:
         return b"".join(_pieces(offer, medium))

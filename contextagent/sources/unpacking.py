@@ -7,7 +7,7 @@ from contextagent.model import Problem, Reading
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.native import native_offers, top_folder
 from contextagent.sources.crossing import asked
-from contextagent.sources.media import FolderMedium
+from contextagent.sources.media import FolderMedium, Ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ class BundleMedium(FolderMedium):
     def __init__(self, root: str, name: str, members: tuple[Member, ...]) -> None:
         super().__init__(root, name)
         self.root = root
-        self._digests = {each.path: (each.sha512, each.size_bytes) for each in members if each.kind == "file"}
+        self._ours = {
+            each.path: Ours(path=f"{root}/{each.path}", sha512=each.sha512, size_bytes=each.size_bytes)
+            for each in members
+            if each.kind == "file"
+        }
 
-    def digest(self, path: str) -> tuple[str, int]:
-        """Return a file's SHA-512 and its size in bytes, as they were when it was written."""
-        return self._digests[path]
+    def ours(self, path: str) -> Ours | None:
+        """Return a file, as it was when it was written."""
+        return self._ours.get(path)
 
 
 class Unpacked:

@@ -52,7 +52,9 @@ def test_a_bundle_offers_its_native_names_wherever_it_stands(tmp_path: Path, top
     assert {("script", "prolog.sh", "pre-network"), ("file", "/etc/motd", "post-network")} <= offers
     script = next(offer for offer in found.reading.offers if offer.role == "script")
     assert found.medium.read(script.path, max_bytes=100) == SCRIPT
-    assert found.medium.digest(script.path) == (hashlib.sha512(SCRIPT).hexdigest(), len(SCRIPT))
+    ours = found.medium.ours(script.path)
+    assert ours
+    assert (ours.sha512, ours.size_bytes) == (hashlib.sha512(SCRIPT).hexdigest(), len(SCRIPT))
     found.close()
     found.close()
     assert left(tmp_path) == []
