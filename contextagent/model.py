@@ -208,6 +208,7 @@ class Reading(Value):
         variables: `context.sh` variables, as they stand.
         variables_owner: Whose the variables are.
         ids: The instance's identity by kind (`vmid`, `openstack-uuid`, …); empty when the layout names none.
+        requester: Who asked for the machine, as far as its meta data tells: `project`, `name`.
         warnings: What was passed over, and what happens next.
     """
 
@@ -218,6 +219,7 @@ class Reading(Value):
     variables: Mapping[str, str] = {}
     variables_owner: Owner = "site"
     ids: Mapping[str, str] = {}
+    requester: Mapping[str, str] = {}
     warnings: tuple[Problem, ...] = ()
 
 
@@ -311,13 +313,17 @@ class Supply(Value):
 
 
 class Verdict(Value):
-    """What was found out about one source for one owner; kept in the order tried (`contextagent explain`)."""
+    """What was found out about one source for one owner; kept in the order tried (`contextagent explain`).
+
+    `facts` are for the trace alone: where it was asked, how often, what came (docs/reference/trace.md, `source`).
+    """
 
     owner: Owner
     source: str
     verdict: VerdictName
     reason: str
     duration_s: float
+    facts: Mapping[str, Any] = {}
 
 
 class Limits(Value):

@@ -44,8 +44,11 @@ def begin(host: Host, journal: Journal, state: State, image: Layer, news: Sequen
             source=verdict.source,
             verdict=verdict.verdict,
             reason=verdict.reason,
-            bytes=_bytes(supply) if supply and is_found else 0,
-            sha512=supply.digest if supply and is_found else "",
+            **{
+                "bytes": _bytes(supply) if supply and is_found else 0,
+                "sha512": supply.digest if supply and is_found else "",
+                **verdict.facts,
+            },
         )
         for kept in supply.kept if supply and is_found else ():
             journal.record(

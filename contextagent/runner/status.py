@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Owner, Phase, PhaseState, Problem, Result
+    from contextagent.model import Owner, Phase, PhaseState, Problem, Result, Verdict
     from contextagent.runner.state import State
 
 STATUS = f"{RUN}/status.json"
@@ -85,7 +85,7 @@ def make_status(state: State, *, order: Sequence[Phase], environment: str = "unk
         "image": None,
         "result": result_of(state),
         "sources": sources,
-        "verdicts": [each.as_dict() for each in state.verdicts],
+        "verdicts": [_without_facts(each) for each in state.verdicts],
         "trust": {owner: supply.trust for owner, supply in supplies.items()},
         "phases": {phase: dict(state.phases.get(phase, never)) for phase in order},
         "scripts": [_shown(report) for report in state.reports],
@@ -96,6 +96,10 @@ def make_status(state: State, *, order: Sequence[Phase], environment: str = "unk
         "warnings": [_said(each) for each in state.warnings],
         "errors": [_said(each) for each in state.errors],
     }
+
+
+def _without_facts(verdict: Verdict) -> dict[str, Any]:
+    return {name: value for name, value in verdict.fields() if name != "facts"}
 
 
 def _shown(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,12 +91,17 @@ def unpacked(answer: dict[str, Any]) -> Reading:
                 "warnings": tuple(Problem(**problem) for problem in answer["warnings"]),
             }
         )
-        is_harmless = all(_is_harmless(offer) for offer in reading.offers)
+        are_texts = all(map(_are_texts, (reading.variables, reading.ids, reading.requester)))
+        is_harmless = are_texts and all(_is_harmless(offer) for offer in reading.offers)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise _nonsense() from error
     if not is_harmless:
         raise _nonsense()
     return reading
+
+
+def _are_texts(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(text, str) for pair in found.items() for text in pair)
 
 
 def _broken(answer: dict[str, Any]) -> BrokenSourceError:

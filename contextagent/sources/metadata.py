@@ -1,43 +1,33 @@
-"""The metadata service as a source: what is asked for in which order, how often, and the verdict for each owner.
+"""The metadata service as a source: what it gives to whom, and the verdict for each owner.
 
-The rules are those of docs/reference/context.md, "Metadata service".  The site's bundle is asked for first, so that
-nothing which a user supplies can cost the site its own; what failed in a way that may pass is tried again in a further
-round, after a back-off that no two machines share.
+The rules are those of docs/reference/sources.md, "The metadata service".
 """
 
 from __future__ import annotations
 
 import os
-import time
 
+from contextagent.digests import new_sha512, sha512_hex
 from contextagent.errors import BrokenSourceError, CannotWriteError
+from contextagent.host.files import CHUNK_BYTES
 from contextagent.model import OWNERS, Problem, Verdict
 from contextagent.payloads.address import parse_address
 from contextagent.runner.state import HOME
+from contextagent.sources.asking import Asking, max_bundle_bytes
 from contextagent.sources.dialects import AUTO, load
 from contextagent.sources.found import Findings, Found
 from contextagent.sources.service import Answer, Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from contextagent.host import Host
     from contextagent.model import Owner, Reading, VerdictName
     from contextagent.payloads.address import Address
     from contextagent.policy.settings import Settings
-    from contextagent.sources.dialects import Dialect
     from contextagent.sources.unpacking import Unpacked
-
-_TOKEN_PATH = "/latest/api/token"  # noqa: S105  # where one is had, none itself
-_TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105  # its name
-_TOKEN_SECONDS = 300
-_TOKEN_BYTES = 1 << 10
-_META_BYTES = 1 << 20
-_PACKING_BYTES = 1 << 20
-"""How much larger than its contents a packed bundle may be, for its headers."""
-_FIRST_DELAY_S = 0.2
-_LAST_DELAY_S = 5.0
 
 
 def search_service(
@@ -68,53 +58,41 @@ def search_service(
 
 
 class _Search:
-    """A search under way.
-
-    Each of the three things that can be wanted has its last answer: None while it was not asked for.
-    """
+    """A search under way."""
 
     def __init__(self, host: Host, settings: Settings, owners: Sequence[Owner], start_ns: int) -> None:
+        is_named = settings["metadata.dialect"] != "auto"
         self._host = host
         self._settings = settings
         self._owners = owners
         self._start_ns = start_ns
+        self._dialects = [load(name) for name in ((settings["metadata.dialect"],) if is_named else AUTO)]
+        self._asking = Asking(settings, owners, self._dialects, is_named=is_named)
         self._service: Service | None = None
         self._sink_fd: int | None = None
         self._unpacked: Unpacked | None = None
-        self._token: dict[str, str] = {}
-        self._dialects: list[Dialect] = []
-        self._is_named = settings["metadata.dialect"] != "auto"
         self._source = "metadata"
-        self._bundle_path = f"/context/{settings['metadata.bundle']}"
-        self._bundle: Answer | None = None
-        self._meta: Answer | None = None
-        self._user_data: Answer | None = None
         self._found: dict[Owner, Found | None] = dict.fromkeys(OWNERS)
         self._verdicts: list[Verdict] = []
         self._warnings: list[Problem] = []
 
     def address(self, override: str | None) -> Address | None:
         """Return where the service is; None, with the verdicts given, where that can't be known."""
-        names = (self._settings["metadata.dialect"],) if self._is_named else AUTO
-        self._dialects = [load(name) for name in names]
         if override is not None:
             return parse_address(override)
         try:
             return parse_address(self._dialects[0].address(self._host, self._settings))
-        except (BrokenSourceError, ValueError) as error:
-            reason = error.reason if isinstance(error, BrokenSourceError) else "no-address"
-            for owner in self._owners:
-                self._judge(owner, "broken", f"{reason}: {error}")
+        except BrokenSourceError as error:
+            for owner in reversed(self._owners):
+                self._judge(owner, "unreachable", f"unreachable: {error}")
             return None
 
     def ask(self, address: Address, *, is_trial: bool) -> None:
         """Ask for everything that is wanted, until it is had or the time is over, and judge it."""
         if refused := self._unverifiable():
-            self._bundle = Answer(outcome="broken", reason="unverified", message=refused)
-        sink_bytes = 0
-        if self._is_bundle_due():
+            self._asking.bundle = Answer(outcome="broken", reason="unverified", message=refused)
+        if self._asking.is_bundle_due:
             self._sink_fd = self._host.files.nameless("" if is_trial else HOME)
-            sink_bytes = self._settings["caps.total_bytes"] + _PACKING_BYTES
         self._service = Service(
             self._host,
             address,
@@ -123,16 +101,16 @@ class _Search:
             total_s=self._settings["metadata.total_s"],
             start_ns=self._start_ns,
             sink_fd=self._sink_fd,
-            max_sink_bytes=sink_bytes,
+            max_sink_bytes=max_bundle_bytes(self._settings),
             readers={dialect.NAME: dialect.read for dialect in self._dialects},
         )
-        self._rounds(self._service)
+        self._asking.rounds(self._service)
         self._service.close()
         self._conclude(is_trial=is_trial)
 
     def findings(self) -> Findings:
         """Return what was found."""
-        meta = self._meta.reading if self._meta else None
+        meta = self._asking.meta.reading if self._asking.meta else None
         return Findings(
             found=self._found,
             verdicts=tuple(self._verdicts),
@@ -165,91 +143,13 @@ class _Search:
             "and signatures are not yet supported"
         )
 
-    # -- asking
-
-    def _rounds(self, service: Service) -> None:
-        delay_s = _FIRST_DELAY_S
-        if self._settings["metadata.imds"] == "v2" and self._dialects[-1].NAME == "ec2":
-            self._take_token(service)
-        while True:
-            answers = self._round(service)
-            waits = [answer.retry_after_s for answer in answers if answer.outcome == "retry"]
-            if not waits:
-                return
-            # each machine waits for a time of its own, or a thousand that were refused together come again together
-            wait_s = max(waits) + delay_s * (0.5 + int.from_bytes(os.urandom(2), "big") / 65536)
-            if wait_s >= service.left_s():
-                return
-            time.sleep(wait_s)
-            delay_s = min(delay_s * 2, _LAST_DELAY_S)
-
-    def _round(self, service: Service) -> list[Answer]:
-        """Ask once for each thing that is still due, and return the answers to what is worth another try."""
-        if self._is_bundle_due():
-            self._bundle = self._get(service, self._bundle_path, is_bundle=True)
-        if _is_due(self._meta) and not _is_unreachable(self._bundle):
-            self._ask_meta(service)
-        if _is_unreachable(self._bundle) or _is_unreachable(self._meta):
-            return []
-        is_known = self._is_named or (self._meta is not None and self._meta.outcome != "retry")
-        if "user" in self._owners and is_known and self._is_readable() and _is_due(self._user_data):
-            self._user_data = self._get(service, self._dialects[0].USER_DATA)
-        due = [self._bundle, self._user_data, self._meta if "user" in self._owners else None]
-        return [answer for answer in due if answer is not None]
-
-    def _is_bundle_due(self) -> bool:
-        return "site" in self._owners and _is_due(self._bundle)
-
-    def _is_readable(self) -> bool:
-        """Whether the dialect is one in which there can be user data, as far as the meta data tells."""
-        return self._is_named or self._meta is None or self._meta.outcome in ("found", "absent")
-
-    def _ask_meta(self, service: Service) -> None:
-        """Ask for the meta data, dialect by dialect: the first that the service knows is the one it speaks."""
-        while True:
-            self._meta = self._get(service, self._dialects[0].META_DATA, reader=self._dialects[0].NAME)
-            if self._meta.outcome != "absent" or len(self._dialects) == 1:
-                return
-            del self._dialects[0]
-
-    def _get(self, service: Service, path: str, *, reader: str = "", is_bundle: bool = False) -> Answer:
-        """Ask once; a service that wants a token is given one."""
-        answer = self._try(service, path, reader=reader, is_bundle=is_bundle)
-        if answer.outcome == "unauthorised" and not self._token and self._settings["metadata.imds"] != "v1":
-            self._take_token(service)
-            if self._token:
-                answer = self._try(service, path, reader=reader, is_bundle=is_bundle)
-        return answer.replace(outcome="broken") if answer.outcome == "unauthorised" else answer
-
-    def _try(self, service: Service, path: str, *, reader: str, is_bundle: bool) -> Answer:
-        return service.get(
-            path,
-            max_bytes=self._max_bytes(is_meta=bool(reader), is_bundle=is_bundle),
-            headers=self._token,
-            reader=reader,
-            to_sink=is_bundle,
-            refuse_html=not reader,
-        )
-
-    def _max_bytes(self, *, is_meta: bool, is_bundle: bool) -> int:
-        total_bytes: int = self._settings["caps.total_bytes"]
-        return _META_BYTES if is_meta else total_bytes + _PACKING_BYTES if is_bundle else total_bytes
-
-    def _take_token(self, service: Service) -> None:
-        """Ask for a session token (IMDSv2), and keep it for all that follows."""
-        seconds = {f"{_TOKEN_HEADER}-ttl-seconds": str(_TOKEN_SECONDS)}
-        answer = service.put(_TOKEN_PATH, headers=seconds, max_bytes=_TOKEN_BYTES)
-        token = answer.body.decode("latin-1").strip()
-        if answer.outcome == "found" and token.isascii() and token.isprintable():
-            self._token = {_TOKEN_HEADER: token}
-
-    # -- judging
-
     def _conclude(self, *, is_trial: bool) -> None:
         """Say what each owner was given, and give the verdict."""
-        is_spoken = any(answer is not None and answer.outcome == "found" for answer in (self._meta, self._user_data))
+        is_spoken = any(
+            answer is not None and answer.outcome == "found" for answer in (self._asking.meta, self._asking.user_data)
+        )
         if is_spoken:
-            self._source = f"metadata:{self._dialects[0].NAME}"
+            self._source = f"metadata:{self._asking.dialect.NAME}"
         for owner in reversed(self._owners):  # in the order in which it was asked
             if owner == "site":
                 self._conclude_site(is_trial=is_trial)
@@ -257,18 +157,19 @@ class _Search:
                 self._conclude_user()
 
     def _conclude_site(self, *, is_trial: bool) -> None:
-        answer = self._bundle
+        answer = self._asking.bundle
         if answer is None or answer.outcome != "found" or self._sink_fd is None:
-            self._judge_answer("site", answer)
+            self._judge_answer("site", self._asking.bundle_path, answer)
             return
         from contextagent.sources.unpacking import unpack  # noqa: PLC0415  # only where there is a bundle
 
+        facts = {"bytes": answer.size_bytes, "sha512": _digest(self._sink_fd)}
         try:
             self._unpacked = unpack(
                 self._host, self._sink_fd, self._settings, owner="site", folder="" if is_trial else HOME
             )
         except (BrokenSourceError, CannotWriteError) as error:
-            self._judge("site", "broken", f"{error.reason}: {error}")
+            self._judge("site", "broken", f"{error.reason}: {error}", self._asking.bundle_path, answer, facts)
             return
         reading = self._unpacked.reading
         self._warnings += reading.warnings
@@ -281,42 +182,62 @@ class _Search:
             user_data=None,
             medium=self._unpacked.medium,
         )
+        had = self._had(self._asking.bundle_path, answer)
         if found.is_material:
             self._found["site"] = found
-            self._judge("site", "found", self._had(self._bundle_path, answer))
+            self._judge("site", "found", had, self._asking.bundle_path, answer, facts)
         else:
-            self._judge("site", "absent", f"{self._had(self._bundle_path, answer)}: it holds nothing of the site's")
+            self._judge(
+                "site", "absent", f"{had}: it holds nothing of the site's", self._asking.bundle_path, answer, facts
+            )
 
     def _conclude_user(self) -> None:
-        meta: Reading | None = self._meta.reading if self._meta else None
+        meta: Reading | None = self._asking.meta.reading if self._asking.meta else None
         if meta is not None:
             self._warnings += meta.warnings
-        elif self._is_named and self._meta is not None and self._meta.outcome in ("broken", "retry"):
-            message = f"{self._meta.message}, going on without the instance's id and keys"
-            self._warnings.append(Problem(reason=self._meta.reason, message=message))
-        data, is_broken = None, self._user_data is not None and self._user_data.outcome in ("broken", "retry")
-        if self._user_data is not None and self._user_data.outcome == "found":
-            data = self._user_data.body
+        elif (
+            self._asking.is_named and self._asking.meta is not None and self._asking.meta.outcome in ("broken", "retry")
+        ):
+            message = f"{self._asking.meta.message}, going on without the instance's id and keys"
+            self._warnings.append(Problem(reason=self._asking.meta.reason, message=message))
+        data = (
+            self._asking.user_data.body
+            if self._asking.user_data and self._asking.user_data.outcome == "found"
+            else None
+        )
+        is_broken = self._asking.user_data is not None and self._asking.user_data.outcome in ("broken", "retry")
         found = Found(
             owner="user",
             source=self._source,
             trust="none",
             offers=meta.offers if meta else (),
             variables={},
-            user_data=data or None,
+            user_data=data,
             medium=None,
         )
-        if (found.offers or found.user_data) and not is_broken:
+        if (found.offers or data) and not is_broken:
             self._found["user"] = found
-        if found.is_material and self._user_data:
-            self._judge("user", "found", self._had(self._dialects[0].USER_DATA, self._user_data))
+        requester = {"requester": _requester(meta)} if meta and _requester(meta) else {}
+        path = self._asking.dialect.USER_DATA
+        if data and self._asking.user_data:
+            facts = {"bytes": len(data), "sha512": sha512_hex(data), **requester}
+            self._judge("user", "found", self._had(path, self._asking.user_data), path, self._asking.user_data, facts)
+        elif self._asking.user_data:
+            self._judge_answer("user", path, self._asking.user_data, requester)
+        elif self._asking.meta:
+            self._judge_answer("user", self._asking.dialect.META_DATA, self._asking.meta)
         else:
-            self._judge_answer("user", self._user_data or self._meta or self._bundle)
+            self._judge_answer("user", self._asking.bundle_path, self._asking.bundle)
 
     def _had(self, path: str, answer: Answer) -> str:
-        return f"'{self._service.url(path) if self._service else path}' ({answer.size_bytes} bytes)"
+        return f"'{self._url(path)}' ({answer.size_bytes} bytes)"
 
-    def _judge_answer(self, owner: Owner, answer: Answer | None) -> None:
+    def _url(self, path: str) -> str:
+        return self._service.url(path) if self._service else path
+
+    def _judge_answer(
+        self, owner: Owner, path: str, answer: Answer | None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Give the verdict on something that was not had; what could be tried again until now is broken by now."""
         if answer is None:
             self._judge(owner, "absent", "not asked for")
@@ -326,18 +247,50 @@ class _Search:
             verdict = "unreachable"
         elif answer.outcome in ("broken", "retry"):
             verdict = "broken"
-        self._judge(owner, verdict, f"{answer.reason}: {answer.message}" if verdict != "absent" else answer.message)
+        reason = f"{answer.reason}: {answer.message}" if verdict != "absent" else answer.message
+        self._judge(owner, verdict, reason, path, answer, facts)
 
-    def _judge(self, owner: Owner, verdict: VerdictName, reason: str) -> None:
-        duration_s = (self._host.mono_ns() - self._start_ns) / 1e9
+    def _judge(  # what the trace tells of it
+        self,
+        owner: Owner,
+        verdict: VerdictName,
+        reason: str,
+        path: str = "",
+        answer: Answer | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        asked = {"address": self._url(path), "tries": self._asking.tries.get(path, 0)} if path else {}
+        if answer is not None and answer.status:
+            asked["http"] = answer.status
         self._verdicts.append(
-            Verdict(owner=owner, source=self._source, verdict=verdict, reason=reason, duration_s=duration_s)
+            Verdict(
+                owner=owner,
+                source=self._source,
+                verdict=verdict,
+                reason=reason,
+                duration_s=(self._host.mono_ns() - self._start_ns) / 1e9,
+                facts={**asked, **(facts or {})},
+            )
         )
 
 
-def _is_unreachable(answer: Answer | None) -> bool:
-    return answer is not None and answer.outcome == "unreachable"
+def _digest(fd: int) -> str:
+    """Return the SHA-512 of a file from its start; its offset is left alone."""
+    digest = new_sha512(os.fstat(fd).st_size)
+    at = 0
+    while data := os.pread(fd, CHUNK_BYTES, at):
+        digest.update(data)
+        at += len(data)
+    return digest.hexdigest()
 
 
-def _is_due(answer: Answer | None) -> bool:
-    return answer is None or answer.outcome == "retry"
+def _requester(meta: Reading) -> dict[str, Any]:
+    """Return who asked for the machine: project, name, and the fingerprints of the keys that it is to have."""
+    from contextagent.payloads.keys import fingerprint, read_keys  # noqa: PLC0415  # most services tell of no key
+
+    texts = [
+        offer.data.decode("utf-8", "surrogateescape") for offer in meta.offers if offer.role == "key" and offer.data
+    ]
+    lines = [line for text in texts for line in read_keys(text, "the user's keys")[0]]
+    prints = {"fingerprints": [fingerprint(line) for line in lines]} if lines else {}
+    return {**meta.requester, **prints}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BOM = b"\xef\xbb\xbf"
+_MAX_REQUESTER_CHARS = 256
 _MAX_DEPTH = 32
 """Of values inside each other: Nova's own stand three deep."""
 
@@ -71,6 +72,12 @@ def meta_map(meta: Mapping[str, object], name: str) -> list[Offer]:
         return []
     reason = "the instance's own meta map: kept, and given to no script"
     return [Offer(owner="user", role="kept", name=name, data=jsontext.dumps(found).encode(), reason=reason)]
+
+
+def requester(meta: Mapping[str, object]) -> dict[str, str]:
+    """Return who asked for the machine, as far as it is said."""
+    words = (("project", meta.get("project_id")), ("name", meta.get("name")))
+    return {word: value[:_MAX_REQUESTER_CHARS] for word, value in words if isinstance(value, str) and value}
 
 
 def injected_files(meta: Mapping[str, object], path: str) -> list[Problem]:

@@ -36,5 +36,6 @@ def said(found: dict[str, object], name: str, path: str) -> Reading:
         offers=tuple(nova.keys(found) + nova.meta_map(found, f"{name}-meta.json")),
         variables_owner="user",
         ids={f"{name}-uuid": str(uuid)} if is_id(uuid) else {},
+        requester=nova.requester(found),
         warnings=tuple(warnings),
     )
