@@ -165,13 +165,13 @@ def test_a_nimbus_server_that_knows_no_instance_id_gives_its_user_data(machine: 
 
 
 @pytest.mark.parametrize("dialect", ["nimbus", "cloudstack"])
-def test_a_dialect_that_cannot_find_its_server_is_broken_and_asks_nobody(dialect: str, machine: Machine) -> None:
+def test_a_dialect_that_cannot_find_its_server_is_unreachable(dialect: str, machine: Machine) -> None:
     machine.put("etc/contextagent/policy.yaml", f"metadata: {{dialect: {dialect}}}\n")
     machine.metadata = None
     machine.run("run", "--disk", "none")
     verdicts = [each for each in machine.status()["verdicts"] if each["source"] == "metadata"]
-    assert {(each["owner"], each["verdict"]) for each in verdicts} == {("site", "broken"), ("user", "broken")}
-    assert all(each["reason"].startswith("no-address: cannot ask 'the metadata service': ") for each in verdicts)
+    assert {(each["owner"], each["verdict"]) for each in verdicts} == {("site", "unreachable"), ("user", "unreachable")}
+    assert all(each["reason"].startswith("unreachable: cannot ask 'the metadata service': ") for each in verdicts)
 
 
 def test_cloudstack_is_asked_where_the_lease_came_from(machine: Machine) -> None:
