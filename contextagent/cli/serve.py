@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from contextagent.cli.text import Shell
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # warned about, not bound to
+_DESCRIPTION = """\
+Serve a folder as a metadata service, until SIGTERM or Ctrl-C. A file that stands at a URL's own path
+(DIR/latest/user-data, DIR/context/default.tgz) is served as it is. Else user-data, meta-data (JSON or YAML), NAME.tgz,
+site/ and user/ in DIR make the trees; vms/ADDRESS/ goes before DIR for the client of that address. A changed file is
+served changed. Everyone who reaches the address can read it all: never serve to a network that is not yours."""
+_EXAMPLES = """\
+examples:
+  contextagent serve examples/site-and-user-disk
+  contextagent serve DIR --bind 127.0.0.1:0 --dialect ec2 --imds v2 --quiet
+  contextagent serve DIR --fault '503:/latest/*@2' --fault hang:/context/default.tgz
+  ip addr add 169.254.169.254/32 dev virbr0 && contextagent serve DIR --bind 169.254.169.254"""
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
@@ -20,21 +31,8 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     from contextagent.kit.serve import DEFAULT_BIND, DIALECTS, IMDS  # noqa: PLC0415  # one module a verb
     from contextagent.kit.serve_faults import FAULTS  # noqa: PLC0415  # see above
 
-    parser.description = (
-        "Serve a folder as a metadata service, until SIGTERM or Ctrl-C. A file that stands at a URL's own path\n"
-        "(DIR/latest/user-data, DIR/context/default.tgz) is served as it is. Else user-data, meta-data (JSON or\n"
-        "YAML), NAME.tgz, site/ and user/ in DIR make the trees; vms/ADDRESS/ goes before DIR for the client of that\n"
-        "address. A changed file is served changed. Everyone who reaches the address can read it all: never serve\n"
-        "to a network that is not yours."
-    )
-    faults = "\n".join(f"  {name:9} {what}" for name, what in FAULTS.items())
-    parser.epilog = (
-        f"faults:\n{faults}\n\nexamples:\n"
-        "  contextagent serve examples/site-and-user-disk\n"
-        "  contextagent serve DIR --bind 127.0.0.1:0 --dialect ec2 --imds v2 --quiet\n"
-        "  contextagent serve DIR --fault '503:/latest/*@2' --fault hang:/context/default.tgz\n"
-        "  ip addr add 169.254.169.254/32 dev virbr0 && contextagent serve DIR --bind 169.254.169.254"
-    )
+    parser.description = _DESCRIPTION
+    parser.epilog = "".join(["faults:\n", *(f"  {name:9} {what}\n" for name, what in FAULTS.items()), "\n", _EXAMPLES])
     parser.add_argument("folder", metavar="DIR", help="the folder")
     parser.add_argument(
         "--bind", metavar="ADDR[:PORT]", default=DEFAULT_BIND, help=f"where (default: {DEFAULT_BIND}; without PORT: 80)"

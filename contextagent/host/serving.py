@@ -320,7 +320,7 @@ class _Connection:
             return BadRequest(status=408, cause=f"no head within {HEAD_S:.0f} s")
 
     async def _refuse(self, bad: BadRequest) -> None:
-        reply = refusal(bad.status, bad.cause)
+        reply = refusal(bad.status, bad.cause).replace(note=bad.cause)
         self._writer.write(reply.head(is_kept=False) + reply.body)
         self._writer.write_eof()
         self._server.note(self._client, None, reply, reply.length)

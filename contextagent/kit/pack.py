@@ -92,13 +92,14 @@ def pack(
     )
 
 
-def write_bundle(out: BinaryIO, tree: Tree) -> None:
-    """Write a tree as the bundle that `pack` makes of its folder without `SOURCE_DATE_EPOCH`.
+def write_bundle(out: BinaryIO, folder: str, tree: Tree) -> None:
+    """Write a folder's tree as the bundle that `pack` makes of it without `SOURCE_DATE_EPOCH`.
 
     Raises:
-        InvalidInputError: A file changed while it was packed.
-        OSError: It can't be written.
+        InvalidInputError: Something in it can't be taken, or changed while it was packed.
+        OSError: It can't be read or written.
     """
+    _refuse_problems(folder, tree)
     _write_tgz(out, tree.items, _newest_s(tree), _quiet)
     _refuse_changes(tree)
 

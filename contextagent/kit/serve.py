@@ -109,17 +109,17 @@ class Site:
         self._faults = Faults(faults)
         self._secret = os.urandom(32)
         Folder(folder).meta()
-        self._site = FolderBundle(folder, FLAT)
-        if os.path.isdir(os.path.join(folder, "site")):
-            self._site = FolderBundle(os.path.join(folder, "site"))
+        self._flat = FolderBundle(folder, FLAT)
+        self._site = FolderBundle(os.path.join(folder, "site"))
         self._user = FolderBundle(os.path.join(folder, "user"))
         self._prepare()
 
     def _prepare(self) -> None:
         """Pack now what would be packed at the first request, so that a mistake is seen at once."""
         shared = Folder(self._top)
-        if self._has_site(shared) and not shared.has(f"context/{DEFAULT_BUNDLE}", DEFAULT_BUNDLE):
-            self._site.open().close()
+        site = self._site_folder(shared)
+        if site and not shared.has(f"context/{DEFAULT_BUNDLE}", DEFAULT_BUNDLE):
+            site.open().close()
         if shared.has_folder("user") and not shared.has(*USER_DATA):
             self._user.open().close()
 
@@ -138,12 +138,13 @@ class Site:
         return lambda: spoiled(fault, reply(), request)
 
     def _reply(self, request: Request) -> Reply | Later:
-        trees = self.trees(Folder(self._top, request.client))
+        folder = Folder(self._top, request.client)
+        trees = self.trees(folder)
         if request.method == "PUT" and request.parts == _TOKEN_PATH and "ec2" in trees and self._imds != "v1":
             return self._token(request)
         if request.method not in ("GET", "HEAD"):
             return refusal(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
-        return _View(self, request, trees).reply()
+        return _View(self, request, folder, trees).reply()
 
     def trees(self, folder: Folder) -> frozenset[str]:
         """Return the trees that are shown: the one that was named, or each that the folder has data for."""
@@ -190,15 +191,18 @@ class Site:
 
     def site_bundle(self, folder: Folder) -> Reply | Later | None:
         """Return the site's bundle, made of `site/`, else of the native names that stand in the folder itself."""
-        return _packed(self._site) if self._has_site(folder) else None
+        site = self._site_folder(folder)
+        return _packed(site) if site else None
 
     def user_bundle(self, folder: Folder) -> Reply | Later | None:
         """Return user data made of `user/`."""
         return _packed(self._user) if folder.has_folder("user") else None
 
-    @staticmethod
-    def _has_site(folder: Folder) -> bool:
-        return folder.has_folder("site") or folder.has(*(name for name in FLAT if name != "context.sh"))
+    def _site_folder(self, folder: Folder) -> FolderBundle | None:
+        if folder.has_folder("site"):
+            return self._site
+        # variables alone are no bundle: a folder with `context.sh` may be anything
+        return self._flat if folder.has(*(name for name in FLAT if name != "context.sh")) else None
 
 
 def _is_number(text: str) -> bool:
@@ -221,11 +225,11 @@ def _file_reply(file: BinaryIO, name: str) -> Reply:
 class _View:
     """One request, looked up in one client's view of the folder."""
 
-    def __init__(self, site: Site, request: Request, trees: frozenset[str]) -> None:
+    def __init__(self, site: Site, request: Request, folder: Folder, trees: frozenset[str]) -> None:
         self._site = site
         self._request = request
         self._parts = request.parts
-        self._folder = Folder(site._top, request.client)  # noqa: SLF001  # two halves of one thing
+        self._folder = folder
         self._trees = trees
 
     def reply(self) -> Reply | Later:
@@ -239,7 +243,7 @@ class _View:
         elif first:
             found = self._own()
         else:
-            found = index_reply(EC2_VERSIONS) if "ec2" in self._trees else None
+            found = (self._site.refused(self._request) or index_reply(EC2_VERSIONS)) if "ec2" in self._trees else None
         return found or _NOTHING
 
     def _own(self) -> Reply | None:
@@ -261,7 +265,7 @@ class _View:
         return self._site.user_bundle(self._folder) if file is None else _file_reply(file, USER_DATA[0])
 
     def _machine(self) -> Machine:
-        return machine_of(self._folder.meta(), top=os.path.realpath(self._folder.top), address=self._request.client)
+        return machine_of(self._folder.meta(), top=self._folder.real, address=self._request.client)
 
     def _openstack(self, rest: Sequence[str]) -> Reply | Later | None:
         if "vac" in self._trees and self._parts in _VAC:

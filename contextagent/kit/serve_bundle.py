@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from contextagent.kit.tree import Tree
 
-FLAT = (*FILE_NAMES, *FOLDER_NAMES, "context.sh")
+FLAT = (*(name for name in FILE_NAMES if not name.startswith("user.")), *FOLDER_NAMES, "context.sh")
 """What of a folder without `site/` is the site's: the native names alone, since anything else may be anybody's."""
 
 
@@ -84,11 +84,9 @@ class FolderBundle:
         )
 
     def _pack(self, tree: Tree) -> None:
-        if tree.problems or not tree.files:
-            raise InvalidInputError(f"cannot pack '{self._folder}': nothing in it can be used", problems=tree.problems)
         packed = tempfile.TemporaryFile(prefix="contextagent-")  # noqa: SIM115  # as long as the server lives
         try:
-            write_bundle(packed, tree)
+            write_bundle(packed, self._folder, tree)
             packed.flush()
         except OSError as error:
             packed.close()

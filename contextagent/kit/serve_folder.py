@@ -37,6 +37,14 @@ class Folder:
     Args:
         top: The folder.
         client: The client's address; empty for what all clients see.
+
+    Attributes:
+        top: As given.
+        real: Where that is when all links are followed.
+        client: As given.
+
+    Raises:
+        UsageError: There is no such folder.
     """
 
     def __init__(self, top: str, client: str = "") -> None:
@@ -44,6 +52,7 @@ class Folder:
             cause = "not a folder" if os.path.lexists(top) else "no such folder"
             raise UsageError(f"cannot serve '{top}': {cause}")
         self.top = top
+        self.real = os.path.realpath(top)
         self.client = client
         own = f"{PER_CLIENT}/{client}"
         is_name = bool(client) and not component_problem(client)
@@ -116,18 +125,18 @@ class Folder:
 
     def _inside(self, path: str) -> str | None:
         """Return where a path is when all links are followed; None where nothing is, or outside of the folder."""
-        top = os.path.realpath(self.top)
-        real = os.path.realpath(os.path.join(top, path))
-        return real if os.path.lexists(real) and real.startswith(top.rstrip("/") + "/") else None
+        named = os.path.join(self.real, path)
+        if not os.path.lexists(named):  # most names that are looked for are not there, and a real path takes its time
+            return None
+        real = os.path.realpath(named)
+        return real if os.path.lexists(real) and real.startswith(self.real.rstrip("/") + "/") else None
 
     def _open(self, path: str) -> BinaryIO | None:
         real = self._inside(path)
         if real is None:
             return None
         try:
-            fd = _open_beneath(os.path.realpath(self.top), real)
-            if fd is None:
-                return None
+            fd = _open_beneath(self.real, real)
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
                 return None
@@ -138,7 +147,7 @@ class Folder:
             raise InvalidInputError(f"cannot read '{self.shown(path)}': {error.strerror}") from error
 
 
-def _open_beneath(top: str, real: str) -> int | None:
+def _open_beneath(top: str, real: str) -> int:
     """Open a file component by component without following a link: nothing may have changed since it was looked up."""
     *folders, last = os.path.relpath(real, top).split("/")
     at = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
