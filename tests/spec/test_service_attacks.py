@@ -1,0 +1,320 @@
+"""Attempts on the machine by way of the service: leaks, hangs, new instances, and files in others' places."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import AGENT, run
+from tests.spec.clouds import (
+    BUNDLE,
+    DATA,
+    META,
+    TOKENS,
+    UUID,
+    ec2,
+    hear,
+    openstack,
+    policy,
+    spoken,
+    tgz,
+    told,
+    verdicts,
+)
+from tests.spec.scenes import effects, messages, says
+from tests.spec.service import Page, Service
+
+if TYPE_CHECKING:
+    from tests.machine import Machine
+    from tests.spec.service import Answer
+
+CANARY = "canary-4f1d0c9e7a"
+
+
+def world(root: Path) -> list[Path]:
+    """Return all files below a root that anybody may read: by their own mode and by that of each folder above."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [each for each in folders if os.stat(f"{folder}/{each}").st_mode & stat.S_IXOTH]
+        found += [Path(folder, each) for each in names if os.lstat(f"{folder}/{each}").st_mode & stat.S_IROTH]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
+def spied(pid: int) -> str:
+    """Return the command lines and environments of all processes below one."""
+    told_by = ""
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if f"\nPPid:\t{pid}\n" in Path(f"/proc/{name}/status").read_text():
+                for what in ("cmdline", "environ"):
+                    told_by += Path(f"/proc/{name}/{what}").read_bytes().decode(errors="replace") + "\n"
+                told_by += spied(int(name))
+        except OSError:
+            continue
+    return told_by
+
+
+@pytest.mark.parametrize("form", ["script", "words", "cloud-config", "ini", "tar", "broken", "vac"])
+def test_a_secret_in_user_data_is_in_no_file_that_others_may_read_and_in_no_log(
+    machine: Machine, service: Service, form: str
+) -> None:
+    data: dict[str, Answer] = {
+        "script": told(machine) + f"# {CANARY}\n",
+        "words": f"password {CANARY}\n",
+        "cloud-config": f"#cloud-config\npassword: {CANARY}\nruncmd: ['true {CANARY}']\n",
+        "ini": f"[amiconfig]\nplugins=x\n[cernvm]\nuser_password={CANARY}\n",
+        "tar": tgz({"epilog.sh": f"true {CANARY}\n", "secret": CANARY}),
+        "broken": f"#cloud-config\na: [{CANARY}\n",
+        "vac": f"##user_data_x##\n{CANARY}\n",
+    }
+    policy(machine)
+    service.pages = ec2(data[form], bundle=tgz({**says(machine, "epilog.sh"), "secret": CANARY}))
+    done = hear(machine, service)
+    texts = [done.out, done.err, *(machine.run(verb).out for verb in ("status", "explain", "analyze", "receipt"))]
+    texts += [machine.run("trace", "show").out, json.dumps(machine.trace())]
+    texts += [machine.run("plan", "--metadata", service.url, "--disk", "none", "--format", "json").out]
+    for text in texts:
+        assert CANARY not in text
+        assert base64.b64encode(CANARY.encode()).decode()[:12] not in text
+    for path in world(machine.root):
+        assert CANARY.encode() not in path.read_bytes(), path
+
+
+def test_secrets_of_the_meta_data_are_kept_nowhere(machine: Machine, service: Service) -> None:
+    policy(machine, dialect="openstack")
+    meta = {"admin_pass": CANARY, "random_seed": CANARY, "meta": {"password": CANARY, "token": CANARY}}
+    service.pages = openstack(told(machine), bundle=spoken(machine, "epilog.sh"), meta=meta)
+    assert hear(machine, service).code == 0
+    for path in world(machine.root):
+        assert CANARY.encode() not in path.read_bytes(), path
+    assert CANARY not in json.dumps(machine.trace())
+
+
+def test_neither_user_data_nor_a_token_is_in_a_processs_arguments_or_environment(
+    machine: Machine, service: Service
+) -> None:
+    policy(machine, imds="v2")
+    service.pages = ec2(f"#!/bin/sh\n# {CANARY}\n", bundle=tgz({"epilog.sh": f"# {CANARY}\n"}))
+    service.pages[f"PUT {TOKENS}"] = CANARY
+    service.look = lambda: spied(os.getpid())
+    hear(machine, service)
+    assert len(service.requests) == 4
+    assert CANARY not in str([each.seen for each in service.requests])
+    assert "contextagent" in str(service.requests[0].seen)
+
+
+def test_what_is_fetched_is_private_from_its_first_byte(machine: Machine, service: Service) -> None:
+    policy(machine)
+
+    def look() -> list[str]:
+        return [str(path) for path in world(machine.root) if CANARY.encode() in path.read_bytes()]
+
+    service.look = look
+    service.pages = ec2(f"#!/bin/sh\n# {CANARY}\n", bundle=[tgz({"epilog.sh": f"# {CANARY}\n"})])
+    service.pages["/latest/meta-data/instance-id"] = [503, "i-1"]
+    hear(machine, service)
+    assert [each.seen for each in service.requests] == [[]] * 4
+
+
+def test_no_process_and_no_temporary_file_is_left(machine: Machine, service: Service) -> None:
+    policy(machine)
+    service.pages = ec2(Page(fault="hang"), bundle=spoken(machine, "epilog.sh"))
+    before = set(Path("/tmp").iterdir())
+    hear(machine, service)
+    root = str(machine.root)
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            assert root not in Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+    mine = {path for path in set(Path("/tmp").iterdir()) - before if "contextagent" in path.name}
+    assert not mine
+    assert not (machine.root / "tmp").exists() or not list((machine.root / "tmp").iterdir())
+
+
+def test_nothing_outside_the_declared_places_changes(machine: Machine, service: Service) -> None:
+    policy(machine)
+    service.pages = ec2("true words\n", bundle=tgz({"epilog.sh": "true\n", "prolog.sh": "true\n", "x": "y"}))
+    before = {str(path) for path in machine.root.rglob("*")}
+    assert hear(machine, service).code == 0
+    places = (
+        *("run/contextagent", "var/lib/contextagent", "var/log/contextagent", "etc/contextagent", "var/lib/hepix"),
+        *("var/lib/contextuser", "etc/machinefeatures", "etc/jobfeatures", "etc/joboutputs", "etc/profile.d/mjf"),
+        *("var/run/shutdown_time", "var/lib/amiconfig"),
+    )
+    for path in {str(path) for path in machine.root.rglob("*")} - before:
+        name = path.removeprefix(f"{machine.root}/")
+        assert name.startswith(places) or any(each.startswith(f"{name}/") for each in places), name
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        b"[]",
+        b"null",
+        b'"text"',
+        b"{",
+        b'{"uuid": 5}',
+        b'{"uuid": "../../../x"}',
+        b'{"uuid": "' + b"x" * 100000 + b'"}',
+        b'{"uuid": "\\u0000\\u001b[2J"}',
+        b'{"uuid": ["a"]}',
+        b"[" * 100000,
+        b'{"uuid": "a", "uuid": "b"}',
+        b'{"public_keys": {"a": 5, "b": "command=\\"x\\" no-key"}}',
+        b'{"public_keys": ["x"], "meta": 7}',
+        b"\xff\xfe{}",
+        b"<html></html>",
+    ],
+    ids=itertools.count(),
+)
+def test_meta_data_out_of_order_costs_no_site_its_bundle_and_no_traceback(
+    machine: Machine, service: Service, meta: bytes
+) -> None:
+    policy(machine, dialect="openstack")
+    service.pages = openstack(404, bundle=spoken(machine, "epilog.sh")) | {META: meta}
+    done = hear(machine, service)
+    assert "Traceback" not in done.err
+    assert effects(machine) == ["epilog.sh start"]
+    name = machine.status()["instance_id"]
+    assert name.isprintable()
+    assert len(name) < 256
+    assert "\x1b" not in json.dumps(machine.status(), ensure_ascii=False)
+
+
+def test_a_users_meta_data_of_openstack_names_no_bundle_and_makes_no_variable_of_the_sites(
+    machine: Machine, service: Service
+) -> None:
+    """The `meta` map is the user's: `openstack server create --property`."""
+    policy(machine, dialect="openstack")
+    keys = ("bundle", "context", "PATH", "CLOUD", "machinefeatures", "hepix")
+    service.pages = openstack(404, bundle=tgz({"epilog.sh": f"env > {machine.root}/environment\n"}),
+                              meta={"meta": dict.fromkeys(keys, CANARY), "name": CANARY})  # fmt: skip
+    hear(machine, service)
+    assert service.paths("/context") == [BUNDLE]
+    assert CANARY not in machine.text("environment")
+
+
+def test_the_user_cannot_make_an_instance_new_by_user_data(machine: Machine, service: Service) -> None:
+    policy(machine)
+    seen = []
+    for number in range(3):
+        text = {"instance-id": f"i-{number}", "uuid": f"u-{number}", "VMID": str(number)}
+        forms: list[Answer] = [
+            json.dumps(text),
+            tgz({"context.sh": f"VMID={number}\n", "meta-data": f"instance-id: i-{number}\n", "epilog.sh": "true\n"}),
+            f"#cloud-config\ninstance-id: i-{number}\n",
+        ]
+        service.pages = ec2(forms[number], bundle=spoken(machine, "epilog.sh"))
+        hear(machine, service)
+        seen.append(machine.status()["instance_id"])
+        machine.reboot()
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_server_that_trickles_informational_answers_is_bounded(
+    machine: Machine, service: Service, count: int
+) -> None:
+    policy(machine)
+    early = b"HTTP/1.1 100 Continue\r\n\r\n" * count
+    body = told(machine).encode()
+    page = Page(raw=early + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    service.pages = ec2(page, bundle=spoken(machine, "epilog.sh"))
+    hear(machine, service)
+    assert verdicts(machine)["site"] == "found"
+    assert verdicts(machine)["user"] == ("found" if count == 1 else "broken")
+
+
+def test_bytes_after_an_answer_are_not_taken_for_the_next_one(machine: Machine, service: Service) -> None:
+    """A response that smuggles another: what was not asked for yet answers nothing."""
+    policy(machine)
+    evil = spoken(machine, "prolog.sh")
+    smuggled = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(evil) + evil
+    smuggled += b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ni-9"
+    data = told(machine).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
+    for path in (DATA, "/latest/meta-data/instance-id"):
+        service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
+        service.pages[path] = Page(raw=head + data + smuggled) if path == DATA else Page(
+            raw=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ni-1" + smuggled)  # fmt: skip
+        hear(machine, service)
+        assert "prolog.sh start" not in effects(machine)
+        machine.reboot()
+
+
+def test_hosts_and_resolver_files_have_no_say(machine: Machine, service: Service) -> None:
+    policy(machine)
+    machine.put("etc/hosts", "127.0.0.66 169.254.169.254 127.0.0.1\n")
+    machine.put("etc/resolv.conf", "nameserver 127.0.0.66\n")
+    service.pages = ec2(told(machine))
+    assert hear(machine, service).code == 0
+    assert effects(machine) == ["user-data start"]
+
+
+def test_a_rogue_at_another_address_of_the_link_is_not_asked(machine: Machine, service: Service) -> None:
+    policy(machine, dialect="auto")
+    service.pages = ec2(told(machine))
+    with Service(ec2(told(machine, "rogue")), host="127.0.0.66", port=service.port) as rogue:
+        hear(machine, service)
+        assert rogue.connections == 0
+    assert effects(machine) == ["user-data start"]
+
+
+def test_names_and_reasons_of_a_hostile_server_reach_the_console_without_control_characters(
+    machine: Machine, service: Service
+) -> None:
+    policy(machine)
+    evil = "\x1b[31m\u202eevil\x07"
+    service.pages = ec2(tgz({f"post-network.d/{evil}": "true\n"}), bundle=tgz({f"../{evil}": "x"}))
+    service.pages["/latest/meta-data/instance-id"] = Page(
+        raw=b"HTTP/1.1 403 \x1b[31mevil\x07\r\nX: \x1b]0;evil\r\nContent-Length: 0\r\n\r\n"
+    )
+    done = hear(machine, service)
+    texts = [done.out, done.err, *(machine.run(verb).out for verb in ("status", "explain", "plan"))]
+    for text in [*texts, messages(machine), messages(machine, "errors")]:
+        assert not {"\x1b", "\x07", "\u202e"} & set(text), repr(text)
+
+
+def test_the_whole_boot_stays_in_its_bounds_though_everything_drips(machine: Machine, service: Service) -> None:
+    policy(machine, dialect="auto", total_s="3")
+    slow = Page(b"x" * 100000, fault="drip", pause_s=0.02)
+    paths = (META, "/openstack/latest/meta-data.json", "/latest/meta-data/instance-id", DATA, BUNDLE)
+    service.pages = dict.fromkeys(paths, slow)
+    began = time.monotonic()
+    assert hear(machine, service).code == 1
+    assert time.monotonic() - began < 15
+
+
+def test_a_child_that_fetches_has_no_right_to_the_machines_files(machine: Machine, service: Service) -> None:
+    """It opens nothing for writing below the root while it speaks with a server."""
+    policy(machine)
+    service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
+    log = machine.root / "calls"
+    run(("strace", "-f", "-qq", "-y", "-e", "trace=connect,execve", "-o", str(log), *AGENT, "--root", str(machine.root),
+         "run", "--disk", "none", "--metadata", service.url))  # fmt: skip
+    lines = log.read_text().splitlines()
+    mine = [line for line in lines if f"htons({service.port})" in line]
+    agent = lines[0].split()[0]
+    assert mine
+    assert agent not in {line.split()[0] for line in mine}, "the agent itself speaks with no server"
+    assert UUID not in log.read_text()
+
+
+def test_a_bundle_that_writes_where_the_users_material_lies_does_not_reach_it(
+    machine: Machine, service: Service
+) -> None:
+    policy(machine)
+    names = ("epilog.sh", "user/epilog.sh", "user/prolog.sh", "user.yaml")
+    service.pages = ec2(told(machine), bundle=tgz(says(machine, *names)))
+    hear(machine, service)
+    assert "user-data start" in effects(machine)
+    assert not [line for line in effects(machine) if line.startswith("user/")]
