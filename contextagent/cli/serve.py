@@ -28,7 +28,7 @@ examples:
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
-    from contextagent.kit.serve import DEFAULT_BIND, DIALECTS, IMDS  # noqa: PLC0415  # one module a verb
+    from contextagent.kit.serve import CHOICES, DEFAULT_BIND, IMDS  # noqa: PLC0415  # one module a verb
     from contextagent.kit.serve_faults import FAULTS  # noqa: PLC0415  # see above
 
     parser.description = _DESCRIPTION
@@ -37,10 +37,10 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bind", metavar="ADDR[:PORT]", default=DEFAULT_BIND, help=f"where (default: {DEFAULT_BIND}; without PORT: 80)"
     )
-    dialects = "|".join(DIALECTS)
+    dialects = "|".join(CHOICES)
     parser.add_argument(
         "--dialect",
-        choices=DIALECTS,
+        choices=CHOICES,
         metavar=dialects,
         default="auto",
         help="whose tree (default: all there is data for)",

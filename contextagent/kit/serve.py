@@ -24,6 +24,7 @@ from contextagent.kit.serve_trees import (
     machine_of,
     openstack_meta,
 )
+from contextagent.sources.dialects import AUTO, DIALECTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     Imds = Literal["v1", "v2", "both"]
     Later = Callable[[], Reply]
 
-DIALECTS = ("auto", "openstack", "vac", "ec2", "nimbus", "cloudstack")
+CHOICES = ("auto", *DIALECTS)
 IMDS = ("v1", "v2", "both")
 DEFAULT_BUNDLE = "default.tgz"
 DEFAULT_BIND = "127.0.0.1:8080"
@@ -73,8 +74,9 @@ def read_bind(text: str) -> tuple[str, int]:
     """
     address, port = text, str(DEFAULT_PORT)
     if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if rest else port
+        address, bracket, rest = text[1:].partition("]")
+        if rest or not bracket:
+            port = rest[1:] if rest.startswith(":") else ""
     elif text.count(":") == 1:  # more than one are an IPv6 address's own
         address, _, port = text.partition(":")
     if not (_is_number(port) and int(port) < 1 << 16):
@@ -150,7 +152,7 @@ class Site:
         """Return the trees that are shown: the one that was named, or each that the folder has data for."""
         if self._dialect != "auto":
             return frozenset((self._dialect,))
-        every = frozenset(("openstack", "vac", "ec2"))
+        every = frozenset(AUTO)
         if folder.has(*USER_DATA, *META_NAMES, "user"):
             return every
         own = set()
