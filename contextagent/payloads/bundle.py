@@ -110,7 +110,7 @@ class _Archive:
         self._stream = Stream(source, caps, "bundle")
         self._caps = caps
         self._last = "bundle"
-        self._left_bytes = 0
+        self._is_begun = False
 
     def members(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
         """Yield each member; its contents are read from the same stream, and skipped if nobody reads them."""
@@ -170,10 +170,12 @@ class _Archive:
 
     def _header(self) -> Header | None:
         block = self._stream.read(BLOCK_BYTES)
-        is_first = self._last == "bundle"
+        is_first, self._is_begun = not self._is_begun, True
         if len(block) < BLOCK_BYTES:
             raise no_tar(block) if is_first else refusal(self._last, "truncated")
         if not block.strip(b"\0"):
+            if is_first and not self._stream.is_packed:  # what a disk or a service has where there is nothing
+                raise refusal(self._last, "not-a-tar", "it is nothing but zeros")
             return None
         try:
             return read_header(block)

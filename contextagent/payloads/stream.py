@@ -26,6 +26,9 @@ class Stream:
         source: Seekable; it is read from its start.
         caps: For the ratio, which is judged against the whole size of `source`.
         what: What it is, for an error.
+
+    Attributes:
+        is_packed: Whether it is gzip'd.
     """
 
     def __init__(self, source: BinaryIO, caps: Caps, what: str) -> None:
@@ -34,7 +37,8 @@ class Stream:
         self._allowed_bytes = source.seek(0, os.SEEK_END) * caps.ratio
         source.seek(0)
         self._packed = source.read(CHUNK_BYTES)
-        self._inflater = zlib.decompressobj(_GZIP_WBITS) if self._packed.startswith(GZIP_MAGIC) else None
+        self.is_packed = self._packed.startswith(GZIP_MAGIC)
+        self._inflater = zlib.decompressobj(_GZIP_WBITS) if self.is_packed else None
         self._parts = 1
         self._ready = b""
         self._is_ended = False

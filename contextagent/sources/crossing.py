@@ -27,22 +27,24 @@ def asked(
     *,
     keep: Sequence[int] = (),
     prepare: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Return what `work` makes of foreign bytes in a confined child.
 
     Args:
         host: The machine.
-        data: The bytes.
+        data: The bytes; without any, the child begins at once.
         work: Its dict comes back as JSON.
         keep: Descriptors that it may read beside them.
         prepare: Done in the child before its rights are dropped: imports.
+        meanwhile: Done here while the child is at it.
 
     Raises:
         BrokenSourceError: `work` raised it; or the child died, or its time is over.
     """
 
     def serve(channel: Channel) -> None:
-        foreign = channel.receive(max_bytes=len(data)) or b""
+        foreign = (channel.receive(max_bytes=len(data)) or b"") if data else b""
         try:
             said = work(foreign)
         except BrokenSourceError as error:
@@ -55,7 +57,9 @@ def asked(
 
     child = host.confined(serve, timeout_s=_TIMEOUT_S, keep=keep, prepare=prepare)
     try:
-        answer = jsontext.loads(child.ask(data))
+        if meanwhile is not None:
+            meanwhile()
+        answer = jsontext.loads(child.ask(data) if data else child.hear())
     finally:
         child.close()
     if not isinstance(answer, dict):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from contextagent.digests import new_sha512
 from contextagent.host.files import NEW, Files, random_name
 from contextagent.model import Problem, Reading
 from contextagent.payloads.caps import Caps
@@ -13,10 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from contextagent.digests import Digest
     from contextagent.host import Host
     from contextagent.model import Owner
     from contextagent.payloads.bundle import Member
     from contextagent.policy.settings import Settings
+
+
+_PIECE_BYTES = 1 << 20
 
 
 def caps_of(settings: Settings) -> Caps:
@@ -32,6 +39,8 @@ class BundleMedium(FolderMedium):
         name: What to call it.
         members: What was written there.
     """
+
+    are_links_inside = True
 
     def __init__(self, root: str, name: str, members: tuple[Member, ...]) -> None:
         super().__init__(root, name)
@@ -53,11 +62,13 @@ class Unpacked:
     Attributes:
         medium: The folder with what was in it.
         reading: What it offers as a native folder of its owner's.
+        sha512: Of the packed bytes.
     """
 
-    def __init__(self, medium: BundleMedium, reading: Reading) -> None:
+    def __init__(self, medium: BundleMedium, reading: Reading, sha512: str) -> None:
         self.medium = medium
         self.reading = reading
+        self.sha512 = sha512
 
     def close(self) -> None:
         """Remove what was unpacked, as far as nobody moved it elsewhere; a second call does nothing."""
@@ -88,7 +99,14 @@ def unpack(
 
     caps = caps_of(settings)
     data, keep = (b"", (source,)) if isinstance(source, int) else (source, ())
-    asked(host, data, lambda foreign: {"members": len(check(_opened(source if keep else foreign), caps))}, keep=keep)
+    digest = new_sha512(os.fstat(source).st_size if isinstance(source, int) else len(source))
+    asked(
+        host,
+        data,
+        lambda foreign: {"members": len(check(_opened(source if keep else foreign), caps))},
+        keep=keep,
+        meanwhile=lambda: _take_in(source, digest),
+    )
     # Here it is judged once more: what a child that was taken over made of the file does not matter
     if folder:
         host.files.make_folder(folder)
@@ -98,7 +116,7 @@ def unpack(
     try:
         members = extract(_opened(source), root, caps)
         medium = BundleMedium(root, name, members)
-        return Unpacked(medium, _reading(medium, owner, name, is_empty=not members))
+        return Unpacked(medium, _reading(medium, owner, name, is_empty=not members), digest.hexdigest())
     except BaseException:
         if medium is not None:
             medium.close()
@@ -113,6 +131,17 @@ def _opened(source: bytes | int) -> BinaryIO:
     import io  # noqa: PLC0415  # only user data comes as bytes
 
     return io.BytesIO(source)
+
+
+def _take_in(source: bytes | int, digest: Digest) -> None:
+    """Digest the packed bytes; a file's are read without its offset, by which the child reads just now."""
+    if not isinstance(source, int):
+        digest.update(source)
+        return
+    at = 0
+    while data := os.pread(source, _PIECE_BYTES, at):
+        digest.update(data)
+        at += len(data)
 
 
 def _reading(medium: BundleMedium, owner: Owner, name: str, *, is_empty: bool) -> Reading:
