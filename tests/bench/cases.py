@@ -8,7 +8,6 @@ from contextagent.host import Host
 from contextagent.policy.imagefile import load_image_policy
 from tests.bench import lab
 from tests.bench.measure import Case
-from tests.machine import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from tests.bench.network import Service
 
 PYTHON = ["python3", "-I", "-S"]
-CODE = f"{REPOSITORY / 'contextagent'}:/opt/agent/contextagent"
+CODE = f"{lab.AGENT}:/opt/agent/contextagent"
 _AGENT = "python3 -I -S /opt/agent/contextagent/__main__.py run"
 _CLOUD_INIT = (
     "cloud-init init --local; cloud-init init; cloud-init modules --mode=config; cloud-init modules --mode=final"

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from tests.bench.lab import CACHE
 from tests.machine import REPOSITORY
 from tests.network import SERVICE, Network
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 FarSide = Literal["refuses", "silent", "swallows"]
 """What is at the service's address: a machine where nothing listens; no machine; one that answers no packet."""
+ERRORS = CACHE / "servers.log"
+"""What the servers say on stderr."""
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
@@ -54,10 +57,14 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
     Raises:
         OSError: It did not say so.
     """
-    with subprocess.Popen([*_DIES_WITH_US, *words], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+    argv = [*_DIES_WITH_US, *words]
+    with (
+        ERRORS.open("a") as errors,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY) as process,
+    ):
         try:
             if not process.stdout or not process.stdout.readline():
-                raise OSError(f"cannot start '{' '.join(words)}': it ended at once")
+                raise OSError(f"cannot start '{' '.join(words)}': see {ERRORS}")
             yield process
         finally:
             process.kill()

@@ -18,12 +18,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.bench import forms
+from tests.bench import forms, lab
 from tests.bench.listener import Heard, heard
 from tests.bench.measure import MEMORY
 from tests.bench.network import started
 from tests.bench.report import Report, aligned
-from tests.machine import AGENT, Machine
+from tests.machine import Machine
 from tests.network import Namespace
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ BUNDLE = "/context/default.tgz"
 """The first that an agent asks for in each of its rounds."""
 AT_WORK = 6
 """How many agents may be between their start and their first word: enough to keep two processors busy."""
+_AGENT = (sys.executable, "-I", "-S", str(lab.AGENT / "__main__.py"))
 _SCRIPT = "#!/bin/sh\necho ran\n"
 _BUCKET_S = 0.1
 _STEP_S = 0.005
@@ -94,7 +95,7 @@ class Crowd:
         """Start an agent."""
         address = f"127.1.{number >> 8}.{number & 255}"
         root = self._folder / f"machine-{number:04}"
-        words = [*self._place.prefix, *AGENT, "run", "--root", str(root), "--disk", "none"]
+        words = [*self._place.prefix, *_AGENT, "run", "--root", str(root), "--disk", "none"]
         words += ["--metadata", f"http://{address}:{PORT}"]
         output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
@@ -140,8 +141,8 @@ class Sick:
     """A service that is ill in one way after the other, and then well; each is a process of its own."""
 
     def __init__(self, folder: Path, place: Namespace, faults: Sequence[tuple[str, float]]) -> None:
-        self._words = [*place.prefix, sys.executable, "-m", "contextagent", "serve", str(folder)]
-        self._words += ["--bind", f"0.0.0.0:{PORT}"]
+        self._words = [*place.prefix, sys.executable, str(lab.AGENT / "__main__.py"), "serve", str(folder)]
+        self._words += ["--quiet", "--bind", f"0.0.0.0:{PORT}"]
         self._left = list(faults)
         self._stack = ExitStack()
         self._until_s = 0.0
