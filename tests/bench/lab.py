@@ -61,7 +61,16 @@ def prepare() -> None:
     shutil.rmtree(AGENT, ignore_errors=True)
     shutil.copytree(REPOSITORY / "contextagent", AGENT)
     compiled = ["python3", "-m", "compileall", "-q", "/opt/agent/contextagent"]
-    words = [BOOT, ROOT, "-", CACHE / "last-output.txt", "-", f"{AGENT}:/opt/agent/contextagent", "--", *compiled]
+    words: list[str | Path] = [
+        BOOT,
+        ROOT,
+        "-",
+        CACHE / "last-output.txt",
+        "-",
+        f"{AGENT}:/opt/agent/contextagent",
+        "--",
+        *compiled,
+    ]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
