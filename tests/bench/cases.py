@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.bench.network import Service
 
 PYTHON = ["python3", "-I", "-S"]
-CODE = f"{lab.AGENT}:/opt/agent/contextagent"
-_AGENT = "python3 -I -S /opt/agent/contextagent/__main__.py run"
+CODE = f"{lab.AGENT}:{lab.AGENT_IN_TREE}"
+_AGENT = f"python3 -I -S {lab.AGENT_IN_TREE}/__main__.py run"
 _CLOUD_INIT = (
     "cloud-init init --local; cloud-init init; cloud-init modules --mode=config; cloud-init modules --mode=final"
 )

@@ -16,6 +16,7 @@ CACHE = REPOSITORY / ".cache" / "bench"
 ROOT = CACHE / "debian"
 BOOT = CACHE / "boot"
 HERE = REPOSITORY / "tests" / "bench"
+AGENT_IN_TREE = "/opt/agent/contextagent"
 AGENT = CACHE / "agent" / "contextagent"
 """A copy of the agent, compiled, so that nobody who works on it while it is measured is measured, too."""
 ACCOUNT = "contextuser"
@@ -60,18 +61,10 @@ def prepare() -> None:
         (CACHE / f"{name}.cfg").write_text(text)
     shutil.rmtree(AGENT, ignore_errors=True)
     shutil.copytree(REPOSITORY / "contextagent", AGENT)
-    compiled = ["python3", "-m", "compileall", "-q", "/opt/agent/contextagent"]
-    words: list[str | Path] = [
-        BOOT,
-        ROOT,
-        "-",
-        CACHE / "last-output.txt",
-        "-",
-        f"{AGENT}:/opt/agent/contextagent",
-        "--",
-        *compiled,
-    ]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    output, bind = CACHE / "last-output.txt", f"{AGENT}:{AGENT_IN_TREE}"
+    in_tree = [str(BOOT), str(ROOT), "-", str(output), "-", bind, "--"]
+    compiler = ["python3", "-m", "compileall", "-q", AGENT_IN_TREE]
+    subprocess.run([*in_tree, *compiler], check=True, stdout=subprocess.DEVNULL)
 
 
 def work(user: int, site: int, *, output_bytes: int = 0) -> Work:
