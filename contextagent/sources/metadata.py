@@ -9,7 +9,6 @@ import os
 
 from contextagent.digests import new_sha512, sha512_hex
 from contextagent.errors import BrokenSourceError, CannotWriteError
-from contextagent.host.files import CHUNK_BYTES
 from contextagent.model import OWNERS, Problem, Verdict
 from contextagent.payloads.address import parse_address
 from contextagent.runner.state import HOME
@@ -163,13 +162,18 @@ class _Search:
             return
         from contextagent.sources.unpacking import unpack  # noqa: PLC0415  # only where there is a bundle
 
-        facts = {"bytes": answer.size_bytes, "sha512": _digest(self._sink_fd)}
+        digest = new_sha512(answer.size_bytes)
+        folder = "" if is_trial else HOME
+        cause = ""
         try:
             self._unpacked = unpack(
-                self._host, self._sink_fd, self._settings, owner="site", folder="" if is_trial else HOME
+                self._host, self._sink_fd, self._settings, owner="site", folder=folder, digest=digest
             )
         except (BrokenSourceError, CannotWriteError) as error:
-            self._judge("site", "broken", f"{error.reason}: {error}", self._asking.bundle_path, answer, facts)
+            cause = f"{error.reason}: {error}"
+        facts = {"bytes": answer.size_bytes, "sha512": digest.hexdigest()}
+        if self._unpacked is None:
+            self._judge("site", "broken", cause, self._asking.bundle_path, answer, facts)
             return
         reading = self._unpacked.reading
         self._warnings += reading.warnings
@@ -272,16 +276,6 @@ class _Search:
                 facts={**asked, **(facts or {})},
             )
         )
-
-
-def _digest(fd: int) -> str:
-    """Return the SHA-512 of a file from its start; its offset is left alone."""
-    digest = new_sha512(os.fstat(fd).st_size)
-    at = 0
-    while data := os.pread(fd, CHUNK_BYTES, at):
-        digest.update(data)
-        at += len(data)
-    return digest.hexdigest()
 
 
 def _requester(meta: Reading) -> dict[str, Any]:

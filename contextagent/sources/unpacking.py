@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from contextagent.digests import new_sha512
 from contextagent.host.files import NEW, Files, random_name
 from contextagent.model import Problem, Reading
 from contextagent.payloads.caps import Caps
@@ -62,13 +61,11 @@ class Unpacked:
     Attributes:
         medium: The folder with what was in it.
         reading: What it offers as a native folder of its owner's.
-        sha512: Of the packed bytes.
     """
 
-    def __init__(self, medium: BundleMedium, reading: Reading, sha512: str) -> None:
+    def __init__(self, medium: BundleMedium, reading: Reading) -> None:
         self.medium = medium
         self.reading = reading
-        self.sha512 = sha512
 
     def close(self) -> None:
         """Remove what was unpacked, as far as nobody moved it elsewhere; a second call does nothing."""
@@ -77,7 +74,14 @@ class Unpacked:
 
 
 def unpack(
-    host: Host, source: bytes | int, settings: Settings, *, owner: Owner, folder: str, name: str = "bundle"
+    host: Host,
+    source: bytes | int,
+    settings: Settings,
+    *,
+    owner: Owner,
+    folder: str,
+    name: str = "bundle",
+    digest: Digest | None = None,
 ) -> Unpacked:
     """Return a bundle unpacked to a private folder, after a confined child has judged the very same bytes.
 
@@ -90,6 +94,7 @@ def unpack(
         folder: Guest path of a folder of the agent's own, made 0700 if it is missing; on the file system of its state,
             so that what is unpacked can be moved from there. Empty for a trial: then it is this machine's /tmp.
         name: What to call it: `user data`, `default.tgz`.
+        digest: Takes in the packed bytes while the child is judging them, whatever comes of that.
 
     Raises:
         BrokenSourceError: It breaks a rule or is past a cap, its writer's fault; the error names member and rule.
@@ -99,13 +104,12 @@ def unpack(
 
     caps = caps_of(settings)
     data, keep = (b"", (source,)) if isinstance(source, int) else (source, ())
-    digest = new_sha512(os.fstat(source).st_size if isinstance(source, int) else len(source))
     asked(
         host,
         data,
         lambda foreign: {"members": len(check(_opened(source if keep else foreign), caps))},
         keep=keep,
-        meanwhile=lambda: _take_in(source, digest),
+        meanwhile=(lambda: _take_in(source, digest)) if digest is not None else None,
     )
     # Here it is judged once more: what a child that was taken over made of the file does not matter
     if folder:
@@ -116,7 +120,7 @@ def unpack(
     try:
         members = extract(_opened(source), root, caps)
         medium = BundleMedium(root, name, members)
-        return Unpacked(medium, _reading(medium, owner, name, is_empty=not members), digest.hexdigest())
+        return Unpacked(medium, _reading(medium, owner, name, is_empty=not members))
     except BaseException:
         if medium is not None:
             medium.close()
