@@ -43,6 +43,9 @@ _OK = 200
 _UNAUTHORISED, _FORBIDDEN, _NOT_FOUND, _GONE, _TOO_MANY = 401, 403, 404, 410, 429
 _HTML = ("text/html", "application/xhtml+xml")
 _HTML_STARTS = (b"<!doctype html", b"<html")
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+_START_BYTES = 100
+"""Where an answer does not say what it is, its beginning does."""
 
 
 class _Failed(Exception):  # noqa: N818  # no error of ours: one of the outcomes
@@ -123,15 +126,19 @@ class Fetcher:
         if head.status != _OK:
             self._drain(head, rest)
             return said, b""
+        kind = head.header("content-type").partition(";")[0].strip().lower()
+        if question["refuse_html"] and kind in _HTML:
+            raise _html()
         body = self._body(head, rest, question, end_ns)
         size = body if isinstance(body, int) else len(body)
         said["size_bytes"] = size
         if not size:
             return {**said, "outcome": "absent", "reason": "empty", "detail": "its answer is empty"}, b""
+        start = os.pread(self._sink(), _START_BYTES, 0) if isinstance(body, int) else body[:_START_BYTES]
+        if question["refuse_html"] and not kind and start.lstrip(_BLANK).lower().startswith(_HTML_STARTS):
+            raise _html()
         if isinstance(body, int):
             return said, b""
-        if question["refuse_html"] and _is_html(head, body):
-            raise _Failed("broken", "html", "it answers with an HTML page")
         if question["reader"]:
             return {**said, "reading": self._read(question["reader"], body)}, b""
         return said, body
@@ -227,8 +234,6 @@ class Fetcher:
         if head.header("content-encoding").lower() not in ("", "identity"):
             raise _Failed("broken", "encoded", "it packs what was to be sent as it is (Content-Encoding)")
         pieces = self._pieces(head, rest, end_ns)
-        if question["to_sink"] and question["refuse_html"] and _is_html(head, b""):
-            raise _Failed("broken", "html", "it answers with an HTML page")
         size = 0
         kept = bytearray()
         if question["to_sink"]:
@@ -360,11 +365,6 @@ def _retry_after(text: str) -> float:
     return min(float(text[:10]), _MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
-def _is_html(head: Head, body: bytes) -> bool:
-    kind = head.header("content-type").partition(";")[0].strip().lower()
-    return kind in _HTML or (not kind and body[:100].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML_STARTS))
-
-
 def _write(fd: int, piece: bytes | memoryview, offset: int) -> None:
     view = memoryview(piece)
     while view:
@@ -379,6 +379,10 @@ def _write(fd: int, piece: bytes | memoryview, offset: int) -> None:
 def _by_chance(duration_ns: int) -> int:
     """Return a duration ± a half: a thousand machines that start together must not ask together."""
     return duration_ns // 2 + duration_ns * int.from_bytes(os.urandom(2), "big") // 65536
+
+
+def _html() -> _Failed:
+    return _Failed("broken", "html", "it answers with an HTML page")
 
 
 def _too_large(allowed: int) -> _Failed:
