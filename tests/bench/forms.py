@@ -77,8 +77,9 @@ class Scripts(NamedTuple):
 def write(folder: Path, scripts: Scripts) -> None:
     """Write the scripts below a folder.
 
-    `disk` is a context disk, `seed` the floors', `nocloud` cloud-init's; `service` and `service-cloud-init` are trees
-    of a metadata service, which differ in their user data: only cloud-init's has to bring the site's scripts, too.
+    `disk` is a context disk, `seed` the floors', `nocloud` cloud-init's; `service…` are trees of a metadata service,
+    which differ in their user data: a multipart, the same scripts in a tar, and one for cloud-init, which has to bring
+    the site's scripts, too.
     """
     for owner in scripts.halves:
         _put_all(folder / "disk" / owner, scripts.files(owner), 0o755)
@@ -93,6 +94,8 @@ def write(folder: Path, scripts: Scripts) -> None:
         (kinds[phase], name, scripts.texts[name]) for phase, names in scripts.halves["user"].items() for name in names
     ]
     _service(folder / "service", _multipart(users), scripts)
+    _service(folder / "service-tar", "", scripts)
+    _tar(folder / "service-tar/latest/user-data", scripts.files("user"))
     _service(folder / "service-cloud-init", everything, scripts)
 
 

@@ -34,12 +34,14 @@ def metadata(rounds: int) -> Report:
     work = lab.work(2, 4)
     with ExitStack() as stack:
         service = stack.enter_context(serving(work.folder / "service"))
+        packed = stack.enter_context(serving(work.folder / "service-tar"))
         strict = stack.enter_context(serving(work.folder / "service", imds="v2"))
         whole = stack.enter_context(serving(work.folder / "service-cloud-init"))
         ec2, imds = "metadata: {dialect: ec2}\n", "metadata: {dialect: ec2, imds: v2}\n"
         cases = [
             metadata_floor(work, service),
             metadata_agent(work, service, "contextagent, dialect named", ec2),
+            metadata_agent(work, packed, "contextagent, same, user data a tar", ec2),
             metadata_agent(work, service, "contextagent, same, image's first start", ec2, is_new=True),
             metadata_agent(work, service, "contextagent, dialect auto"),
             metadata_agent(work, strict, "contextagent, IMDSv2 named", imds),
