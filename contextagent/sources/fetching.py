@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from contextagent.payloads.address import Address
     from contextagent.payloads.http import Head
 
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 16
+"""Larger pieces make the kernel look for runs of free pages that long, which costs more than the calls that they save."""
 _HEAD_PIECE_BYTES = 1 << 14
 _MAX_INTERIM = 5
 _MS_NS = 10**6
