@@ -193,6 +193,7 @@ def _check_bundle(path: str, context: Context) -> None:
                 context.findings.append(Finding(level="error", rule=error.reason, message=str(error), path=path))
             return
         medium = FolderMedium(folder, path)
+        medium.are_links_inside = True  # the bundle was judged as a whole
         try:
             context.check_medium(medium)
         finally:

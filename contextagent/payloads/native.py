@@ -22,6 +22,7 @@ NOT_NATIVE = (
 """Names in a disk's root that belong to another owner or layout, and so to no flat folder."""
 MAX_DEPTH = 32
 MAX_ENTRIES = 100_000
+_MAX_LINKS = 8
 
 _SCRIPT_FOLDERS: tuple[tuple[str, Phase, int], ...] = (
     ("pre-network.d", "pre-network", 2),
@@ -133,7 +134,10 @@ class _Folder:
         if entry is None:
             return
         in_folder = "/" in path
-        if in_folder and names.is_leftover(entry.name):
+        is_leftover = in_folder and names.is_leftover(entry.name)
+        if entry.kind == "link" and self._medium.are_links_inside:
+            entry = self._resolved(path, entry)
+        if is_leftover:
             self._warn(path, "leftover", "an editor's or package manager's leftover is not run, ignoring it")
         elif in_folder and entry.kind == "folder":
             self._warn(path, "folder", "a folder is no script, ignoring it")
@@ -145,6 +149,16 @@ class _Folder:
             self._offers.append(
                 Offer(owner=self._owner, role="script", name=path, path=entry.path, phase=phase, rank=rank, mode=0o755)
             )
+
+    def _resolved(self, path: str, entry: Entry) -> Entry:
+        """Return what a link leads to, by name alone; the link itself where it leads to no file of the folder."""
+        at, found = path, entry
+        for _ in range(_MAX_LINKS):
+            at = names.inside(at.rpartition("/")[0], found.target) or ""
+            found = self._entries.get(at, entry)
+            if found.kind != "link":
+                break
+        return found if found.kind == "file" else entry
 
     def _take_files(self) -> None:
         for path in self._below("files", is_deep=True):

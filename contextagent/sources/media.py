@@ -41,7 +41,11 @@ class NamedMedium:
         name: What a person calls it: `/dev/sr0`, or the path given with `--disk`.
         reader: How it is read: `folder`, `mount` or `library`.
         warnings: Names passed over so far.
+        are_links_inside: Whether every link is known to lead to something else on the medium, so that it may be
+            resolved by name; else a link in a script's place is refused.
     """
+
+    are_links_inside = False
 
     def __init__(self, name: str, reader: str = "folder") -> None:
         self.name = name

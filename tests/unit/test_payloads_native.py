@@ -26,7 +26,8 @@ class Tree:
 
     name = "tree"
 
-    def __init__(self, files: dict[str, str], *, loop: str = "") -> None:
+    def __init__(self, files: dict[str, str], *, loop: str = "", are_links_inside: bool = False) -> None:
+        self.are_links_inside = are_links_inside
         self._files = files
         self._loop = loop
 
@@ -209,6 +210,29 @@ def test_a_folder_is_native_by_its_names() -> None:
     assert not native("files")
     assert not native("context.sh", "readme")
     assert not native("init.sh", without=("init.sh",))
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("real.sh", "real.sh"),
+        ("a/../real.sh", "real.sh"),
+        ("twice", "real.sh"),
+        ("d/x", "d/x"),
+        ("./real.sh", "real.sh"),
+    ],
+)
+def test_a_script_of_a_bundle_may_be_a_link_to_another_file_of_it(target: str, path: str) -> None:
+    files = {"epilog.sh": f"{LINK}{target}", "real.sh": "", "d/x": "", "a/b": "", "twice": f"{LINK}real.sh"}
+    reading = native_offers(Tree(files, are_links_inside=True), "", "site")
+    assert ("post-network", 1, "epilog.sh", path) in scripts(reading)
+
+
+@pytest.mark.parametrize("target", ["missing", "a", "loop", "../real.sh", "/real.sh", "device"])
+def test_a_link_that_leads_to_no_file_of_the_bundle_breaks_it(target: str) -> None:
+    files = {"epilog.sh": f"{LINK}{target}", "real.sh": "", "a/b": "", "loop": f"{LINK}epilog.sh", "device": DEVICE}
+    with pytest.raises(BrokenSourceError, match="it is a link"):
+        native_offers(Tree(files, are_links_inside=True), "", "site")
 
 
 @pytest.mark.parametrize(
