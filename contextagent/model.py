@@ -115,10 +115,7 @@ class Value(metaclass=_ValueType):
 
 
 class Problem(Value):
-    """Something that is wrong, said once, in words a person can act on.
-
-    `reason` is a fixed word (kebab-case); `message` is the sentence; `path` and `line` say where a person wrote it.
-    """
+    """Something wrong, said once: a fixed word in kebab-case, a sentence to act on, and where a person wrote it."""
 
     reason: str
     message: str
@@ -155,6 +152,7 @@ if TYPE_CHECKING:
         """
 
         name: str
+        are_links_inside: bool
 
         def folder(self, path: str) -> tuple[Entry, ...]:
             """Return one folder's entries in C-locale order (`""`: the root); empty where there is no such folder.
@@ -224,10 +222,9 @@ class Reading(Value):
 
 
 class Script(Value):
-    """A script that is staged: copied to the agent's own state and digested.
+    """A script that is staged: copied to the agent's own state, where `content` is its path in the instance's folder.
 
-    `content` is the staged copy's path, relative to the instance's folder; `is_user_data` says that it came as such,
-    which cloud-init would run, too.
+    `is_user_data` says that it came as such, which cloud-init would run, too.
     """
 
     owner: Owner
@@ -313,10 +310,7 @@ class Supply(Value):
 
 
 class Verdict(Value):
-    """What was found out about one source for one owner; kept in the order tried (`contextagent explain`).
-
-    `facts` are for the trace alone: where it was asked, how often, what came (docs/reference/trace.md, `source`).
-    """
+    """What was found out about one source for one owner; `facts` are for the trace alone (its record `source`)."""
 
     owner: Owner
     source: str

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from typing import Any
 
     from contextagent.cli.text import Shell
     from contextagent.model import Phase, Plan, Step
@@ -112,11 +113,12 @@ def _summarise(state: State, result: str) -> None:
     sys.stdout.write(f"contextagent: {result} ({counts} scripts, instance {state.instance_id})\n")
 
 
-def _complaints(state: State) -> list[str]:
-    """Return a line for everything that is wrong with what was found."""
+def _complaints(state: State, *, is_all: bool = False) -> list[str]:
+    """Return a line for everything that is wrong with what was found; all: a service that nobody needs included."""
     said = [problem.text() for problem in (*state.errors, *state.warnings)]
-    broken = [verdict for verdict in state.verdicts if verdict.verdict == "broken"]
-    return said + [f"cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}" for verdict in broken]
+    words = ("broken", "unreachable") if is_all or state.is_service_required else ("broken",)
+    missed = [verdict for verdict in state.verdicts if verdict.verdict in words]
+    return said + [f"cannot use '{verdict.source}' for the {verdict.owner}: {verdict.reason}" for verdict in missed]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -171,9 +173,10 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         disk=options.disk, metadata=options.metadata, policy=shell.policy_override, is_forced=options.force
     )
     outlook = agent.plan(shell.host, options.phase, request)
-    for line in _complaints(outlook.state):
+    for line in _complaints(outlook.state, is_all=True):
         shell.warn(line)
-    shell.emit(plan_facts(outlook.plan), _plan_text(outlook.plan))
+    facts = plan_facts(outlook.plan)
+    shell.emit(facts, plan_text(facts))
     return 0
 
 
@@ -197,23 +200,24 @@ def _step_facts(step: Step) -> dict[str, object]:
     }
 
 
-def _plan_text(plan: Plan) -> str:
+def plan_text(facts: Mapping[str, Any]) -> str:
+    """Return a plan's facts as a table."""
     from contextagent.cli.text import table  # noqa: PLC0415  # a boot does not print tables
 
-    if not plan.steps:
+    if not facts["steps"]:
         return "nothing to do: no context was found that can be used"
     rows = [
         (
-            step.phase + (" (late)" if step.late else ""),
-            step.owner,
-            step.kind,
-            step.id.split("/", 2)[2],
-            step.profile,
-            step.frequency,
-            f"{step.limits.wall_s:g} s" if step.limits else "",
-            step.sha512[:12],
-            f"skipped: {step.skip}" if step.skip else "",
+            step["phase"] + (" (late)" if step["late"] else ""),
+            step["owner"],
+            step["kind"],
+            step["id"].split("/", 2)[2],
+            step["profile"],
+            step["frequency"],
+            f"{step['limits']['wall_s']:g} s" if step["limits"] else "",
+            step["sha512"][:12],
+            f"skipped: {step['skip']}" if step["skip"] else "",
         )
-        for step in plan.steps
+        for step in facts["steps"]
     ]
     return table(("PHASE", "OWNER", "KIND", "NAME", "PROFILE", "FREQUENCY", "WITHIN", "SHA-512", "NOTE"), rows)

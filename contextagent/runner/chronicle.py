@@ -35,33 +35,34 @@ def begin(host: Host, journal: Journal, state: State, image: Layer, news: Sequen
             last=last_record(host, state.last["boot"]) if state.last else None,
         )
     for verdict in news:
-        supply = state.supplies.get(verdict.owner)
-        is_found = supply is not None and (verdict.verdict, verdict.source) == ("found", supply.source)
-        journal.record(
-            "source",
-            is_durable=False,
-            owner=verdict.owner,
-            source=verdict.source,
-            verdict=verdict.verdict,
-            reason=verdict.reason,
-            **{
-                "bytes": _bytes(supply) if supply and is_found else 0,
-                "sha512": supply.digest if supply and is_found else "",
-                **verdict.facts,
-            },
-        )
-        for kept in supply.kept if supply and is_found else ():
-            journal.record(
-                "refuse",
-                is_durable=False,
-                id=f"{verdict.owner}/{kept.name}",
-                owner=verdict.owner,
-                result="kept",
-                reason=kept.reason,
-                digest=kept.sha512,
-            )
+        _record_source(journal, verdict, state.supplies.get(verdict.owner))
     _record_cached(journal, state, {verdict.owner for verdict in news})
     journal.sync()
+
+
+def _record_source(journal: Journal, verdict: Verdict, supply: Supply | None) -> None:
+    """Record a verdict; where it brought the supply that is in use, with its size and digest, and what is only kept."""
+    given = supply if supply and (verdict.verdict, verdict.source) == ("found", supply.source) else None
+    facts = {"bytes": _bytes(given) if given else 0, "sha512": given.digest if given else "", **verdict.facts}
+    journal.record(
+        "source",
+        is_durable=False,
+        owner=verdict.owner,
+        source=verdict.source,
+        verdict=verdict.verdict,
+        reason=verdict.reason,
+        **facts,
+    )
+    for kept in given.kept if given else ():
+        journal.record(
+            "refuse",
+            is_durable=False,
+            id=f"{verdict.owner}/{kept.name}",
+            owner=verdict.owner,
+            result="kept",
+            reason=kept.reason,
+            digest=kept.sha512,
+        )
 
 
 def _record_cached(journal: Journal, state: State, owners: Collection[Owner]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent import __version__, jsontext
+from contextagent.model import Problem
 from contextagent.runner.state import RUN
 
 TYPE_CHECKING = False
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.model import Owner, Phase, PhaseState, Problem, Result, Verdict
+    from contextagent.model import Owner, Phase, PhaseState, Result, Verdict
     from contextagent.runner.state import State
 
 STATUS = f"{RUN}/status.json"
@@ -94,8 +95,21 @@ def make_status(state: State, *, order: Sequence[Phase], environment: str = "unk
         "logging": {"targets": [], "delivered": "none"},
         "environment": environment,
         "warnings": [_said(each) for each in state.warnings],
-        "errors": [_said(each) for each in state.errors],
+        "errors": [_said(each) for each in (*state.errors, *_not_had(state))],
     }
+
+
+def _not_had(state: State) -> list[Problem]:
+    """Return an error for each source that could not be used, and for a service that was needed and not there."""
+    words = ("broken", "unreachable") if state.is_service_required else ("broken",)
+    return [
+        Problem(
+            reason=each.reason.partition(":")[0],
+            message=f"cannot use '{each.source}' for the {each.owner}: {each.reason.partition(': ')[2] or each.reason}",
+        )
+        for each in state.verdicts
+        if each.verdict in words
+    ]
 
 
 def _without_facts(verdict: Verdict) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def _check_address(text: str) -> None:
         parse_address(text)
     except ValueError as error:
         hint = "an address looks like http://169.254.169.254 or http://127.0.0.1:8080"
-        raise UsageError(f"cannot ask '{text}': {error}", hint=hint) from error
+        # what stands before an @ is a password, and no message repeats one
+        shown = text if "@" not in text else f"…@{text.rpartition('@')[2]}"
+        raise UsageError(f"cannot ask '{shown}': {error}", hint=hint) from error
 
 
 def open_owners(known: State, settings: Settings, order: Legs) -> tuple[Owner, ...]:

@@ -202,7 +202,7 @@ def shell(command: str, machine: Machine) -> Done:
     return run(["bash", "-c", f'agent() {{ {agent} "$@"; }}; {command}'])
 
 
-@pytest.mark.parametrize("words", ["--help", "query policy", "query policy --format json", "run --disk none"])
+@pytest.mark.parametrize("words", ["--help", "query policy", "query policy --format json", "run --disk none --metadata none"])
 def test_a_reader_that_has_had_enough_hears_no_complaint(words: str, machine: Machine) -> None:
     assert shell(f"agent {words} | true; echo ${{PIPESTATUS[0]}}", machine) == (0, "0\n", "")
     assert shell(f"agent {words} 2>&1 | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}", machine) == (0, "0\n", "")
@@ -216,7 +216,7 @@ def test_an_output_that_can_not_be_written_is_said_once(machine: Machine) -> Non
 def test_a_console_that_is_full_or_closed_changes_nothing_of_a_boots_result(machine: Machine, disk: Path) -> None:
     (disk / "epilog.sh").write_text("#!/bin/sh\nexit 5\n")
     for console in (">/dev/full", ">/dev/full 2>&1", "<&- >&- 2>&-"):
-        assert shell(f"agent run --disk '{disk}' {console}", machine).code == 1
+        assert shell(f"agent run --metadata none --disk '{disk}' {console}", machine).code == 1
     assert shell("agent bogus 2>/dev/full", machine).code == 64
     assert shell("agent bogus 2>&-", machine).code == 64
 

@@ -270,10 +270,10 @@ def test_the_status_names_sources_phases_and_scripts_and_cloud_init(host: Host) 
 def test_a_boot_is_recorded_once_and_each_search_with_its_verdicts(host: Host) -> None:
     journal = Journal.open(host, instance_id="i")
     kept = (Kept(name="user-data", sha512="5" * 128, size_bytes=0, content="c", reason="unknown-form"),)
-    supplies = {"site": supply("site", kept=kept), "user": None}
+    supplies = {"site": supply("site", kept=kept).replace(source="disk"), "user": None}
     known = state(supplies=supplies, verdicts=(verdict("site", "found"), verdict("user", "absent")))
     for _ in range(2):
-        chronicle.begin(host, journal, known, Layer(voice="image"))
+        chronicle.begin(host, journal, known, Layer(voice="image"), known.verdicts)
     records = list(journal.events())
     assert [record["ev"] for record in records] == ["boot", *("source", "refuse", "source") * 2]
     assert (records[1]["bytes"], records[3]["bytes"]) == (3, 0)
@@ -287,7 +287,7 @@ def test_the_last_good_context_is_traced_as_cached_where_it_was_looked_for(host:
     last = Supply(owner="site", source="cached:disk:hepix", scripts=(SCRIPT,), digest="d")
     known = state(supplies={"site": last, "user": None}, verdicts=(verdict("site", "broken"),))
     for each in (known, known.replace(verdicts=())):
-        chronicle.begin(host, journal, each, Layer(voice="image"))
+        chronicle.begin(host, journal, each, Layer(voice="image"), each.verdicts)
     found = [(record["source"], record["verdict"], record["bytes"]) for record in journal.events() if record["seq"] > 1]
     assert found[1:] == [("cached:disk:hepix", "found", 3)]
     journal.close()
