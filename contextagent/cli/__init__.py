@@ -30,6 +30,7 @@ VERBS = {
     "receipt": ("trail", "print the receipt of a boot"),
     "lint": ("kit", "check a context, user data or policy: every problem at once"),
     "pack": ("kit", "make a context disk or bundle from a folder"),
+    "simulate": ("trial", "a whole boot on a throw-away view of this machine"),
     "serve": ("serve", "a metadata service for tests and small sites"),
 }
 """Verb to (its module in this room, one line on it)."""

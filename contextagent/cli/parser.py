@@ -29,7 +29,6 @@ LATER = {
     "finish": "say how the payload ended",
     "drain": "let the machine end early",
     "collect-logs": "one archive for a bug report, without secrets",
-    "simulate": "a whole boot on a throw-away view of this machine",
 }
 """Verbs of later versions, refused by name."""
 _GLOBAL = ("--root", "--policy", "--debug")

@@ -347,8 +347,10 @@ static void supervise(const struct order *o)
     arrange_descriptors(o);
     if (t.flags & OWN_PIDS) {
         /* host view: what the host mounts later appears here, what is done here stays here; and its own /proc */
-        if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0)
-            mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0 &&
+            mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+            /* in a user namespace whose /proc is read-only, no other is granted (`contextagent simulate`) */
+            mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     } else {
         t.is_subreaper = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
     }

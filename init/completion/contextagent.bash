@@ -30,7 +30,7 @@ _contextagent() {
         --dialect) offered='auto openstack vac ec2 nimbus cloudstack' ;;
         --imds) offered='v1 v2 both' ;;
         --fault) offered='404 500 503 hang drip truncate html redirect reset gzip' ;;
-        --root | --policy | --disk | -o | --output)
+        --root | --policy | --disk | -o | --output | --user-data | --bundle | --out)
             _contextagent_files "$word"
             [[ $before == --disk && none == "$word"* ]] && COMPREPLY+=(none)
             return
@@ -44,7 +44,7 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query trace receipt lint pack serve $every --version" ;;
+        '') offered="run plan status explain analyze query trace receipt lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
@@ -60,10 +60,11 @@ _contextagent() {
         receipt) offered="--boot --format $every" ;;
         lint) offered="--format $every" ;;
         pack) offered="--output --label --format $every" ;;
+        simulate) offered="--user-data --bundle --out --stop --format $every" ;;
         serve) offered="--bind --dialect --imds --fault --quiet $every" ;;
     esac
     case $verb:$offered in
-        lint:* | pack:* | serve:* | trace:*--anchor* | trace:*--follow*)
+        lint:* | pack:* | simulate:* | serve:* | trace:*--anchor* | trace:*--follow*)
             [[ $word == -* ]] || { _contextagent_files "$word" && return; }
             ;;
     esac
