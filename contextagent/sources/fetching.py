@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.http import Head
 
 _PIECE_BYTES = 1 << 16
-"""Larger pieces make the kernel look for runs of free pages that long, which costs more than the calls that they save."""
+"""Larger ones make the kernel look for runs of free pages that long, which costs more than the calls that they save."""
 _HEAD_PIECE_BYTES = 1 << 14
 _MAX_INTERIM = 5
 _MS_NS = 10**6
