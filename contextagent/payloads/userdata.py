@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
         SAMPLE: bytes
         """A little of this form: to read it brings in every library that the form takes; empty where it takes none."""
+        MARK: bytes
+        """What stands in everything of this form, in lower case; empty where nothing does, or no library is taken."""
 
         def recognises(self, data: bytes) -> bool:
             """Return whether the data is in this form; cheap, and no promise that it can be read."""
@@ -33,6 +35,9 @@ FORMS = ("script", "glideinwms", "tar", "gzip", "mime", "cloud-config", "amiconf
 
 CONTAINERS = ("gzip", "mime")
 """Forms that hold others."""
+
+_HIDING = (b"\x1f\x8b", b"base64", b"quoted-printable", b"uue")
+"""One of them stands in every container in which a form could not be seen from outside: packed, or encoded."""
 
 MAX_LAYERS = 2
 
@@ -75,8 +80,11 @@ def prepare(data: bytes) -> None:
     """
     forms = [_form(name) for name in FORMS]
     found = next((name for name, form in zip(FORMS[:-1], forms, strict=False) if form.recognises(data)), FORMS[-1])
+    plain = data.lower() if found in CONTAINERS else b""
+    is_hiding = any(word in plain for word in _HIDING)
     for name, form in zip(FORMS, forms, strict=True):
-        if form.SAMPLE and (name == found or found in CONTAINERS):
+        is_inside = found in CONTAINERS and (is_hiding or form.MARK in plain)
+        if form.SAMPLE and (name == found or is_inside):
             try:
                 form.read(form.SAMPLE, Place(caps=Caps()))
             except ImportError:

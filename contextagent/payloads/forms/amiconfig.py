@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 KEPT_AT = "/var/lib/amiconfig/2007-12-15/user-data"
 _SECTION = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:- "
 

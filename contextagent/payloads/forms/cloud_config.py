@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b"#cloud-config\nruncmd: [a]\n"
+MARK = b"cloud-config"
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 KEYS = ("bootcmd", "runcmd", "write_files", "ssh_authorized_keys")
 """What is done; every other key is named in one warning."""
 
-_MARK = b"#cloud-config"
+_FIRST_LINE = b"#" + MARK
 _FILE_KEYS = ("path", "content", "encoding", "permissions", "append", "defer")
 _ENCODINGS = {
     "": "", "text/plain": "", "b64": "b", "base64": "b", "gz": "g", "gzip": "g",
@@ -33,8 +34,8 @@ _DEFAULT_MODE = 0o644
 
 def recognises(data: bytes) -> bool:
     """Return whether the first line is the mark; `#cloud-config-archive` is another form."""
-    first = data.lstrip()[: len(_MARK) + 1]
-    return first[: len(_MARK)].lower() == _MARK and not first[len(_MARK) :].strip()
+    first = data.lstrip()[: len(_FIRST_LINE) + 1]
+    return first[: len(_FIRST_LINE)].lower() == _FIRST_LINE and not first[len(_FIRST_LINE) :].strip()
 
 
 def read(data: bytes, place: Place) -> Reading:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 _MARK = b"####"
 _GZIP_IN_BASE64 = b"H4sI"
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n\t "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 
 
 def recognises(data: bytes) -> bool:

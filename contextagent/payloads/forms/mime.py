@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b"Content-Type: text/plain\nContent-Transfer-Encoding: \xff\n\nx\xff"
+MARK = b""
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_BYTES = 4 << 20

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b"<filewrite/>"
+MARK = b"filewrite"
 
 MAX_DEPTH = 64
 _FIELDS = ("content", "pathonvmm", "path")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 
 
 def read(data: bytes, place: Place) -> Reading:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 
 
 def recognises(data: bytes) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 _BLOCK_BYTES = 512
 _MAGIC = b"ustar"
 _MAGIC_AT = 257

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextagent.payloads.userdata import Place
 
 SAMPLE = b""
+MARK = b""
 _START = b"##user_data_"
 
 
