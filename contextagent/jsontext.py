@@ -99,10 +99,10 @@ def _fault(text: str) -> str:
     """Return what is wrong with a text that is no JSON; only now is the slow module worth its price."""
     try:
         import json  # noqa: PLC0415  # see above
-
-        json.loads(text)
     except (ImportError, OSError):
         return "not JSON"  # a confined child can import nothing
+    try:
+        json.loads(text)
     except json.JSONDecodeError as error:
         return f"line {error.lineno}: {error.msg[:1].lower()}{error.msg[1:]}"
     return "not JSON"
