@@ -87,7 +87,8 @@ class Asking:
             if not waits:
                 return
             # each machine waits for a time of its own, or a thousand that were refused together come again together
-            wait_s = max(waits) + delay_s * (0.5 + int.from_bytes(os.urandom(2), "big") / 65536)
+            chance = int.from_bytes(os.urandom(2), "big") / 65536
+            wait_s = max(waits) * (1 + chance / 2) + delay_s * (0.25 + 1.5 * chance)
             if wait_s >= service.left_s():
                 return
             time.sleep(wait_s)
