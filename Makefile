@@ -50,7 +50,7 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/coverage report
 
 slow: $(READY) ## tests with whole programs of others, which take longer to get than to run
-	$(call need,fuseiso losetup mmdebstrap,fuseiso mmdebstrap mount)
+	$(call need,curl fuseiso losetup mmdebstrap nft,curl fuseiso mmdebstrap mount nftables)
 	$(BIN)/pytest tests/slow
 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
