@@ -195,7 +195,7 @@ def wrong(case: Case, folder: Path, clean: Mapping[str, str]) -> list[str]:
         start = time.monotonic()
         faulty = realm.ask(ill.url)
         took_s = time.monotonic() - start
-        found = [*_judged(realm, case.verdicts(), is_warm=case.is_warm), *_counted(case, ill)]
+        found = [*judged(realm, case.verdicts(), is_warm=case.is_warm), *_counted(case, ill)]
         if took_s > (6 if case.fault.is_slow else 2) + SLACK_S:
             found.append(f"it took {took_s:.1f} s")
         durable = realm.traces()
@@ -205,7 +205,7 @@ def wrong(case: Case, folder: Path, clean: Mapping[str, str]) -> list[str]:
     return found + violations(realm, durable=durable, said=said, clean=clean, clean_result="ok")
 
 
-def _judged(realm: Realm, expected: Mapping[str, tuple[str, str]], *, is_warm: bool) -> Iterator[str]:
+def judged(realm: Realm, expected: Mapping[str, tuple[str, str]], *, is_warm: bool) -> Iterator[str]:
     """Yield what is not right right after the boot with the fault."""
     status = realm.status()
     lines = realm.last_lines()
