@@ -25,8 +25,8 @@ setup: $(READY) ## make .venv with the agent (editable), its libraries and the t
 
 # pip runs in the source tree, so the C part lands beside its source, where the boot's isolated start finds it.
 $(READY): pyproject.toml contextagent/host/_guestos.c
-	$(call need,gcc genisoimage groff ip mcopy mkfs.vfat ssh-keygen strace unshare xorriso,\
-		gcc genisoimage groff-base iproute2 libc6-dev mtools dosfstools openssh-client python3-dev python3-venv strace \
+	$(call need,curl gcc genisoimage groff ip mcopy mkfs.vfat ssh-keygen strace unshare xorriso,\
+		curl gcc genisoimage groff-base iproute2 libc6-dev mtools dosfstools openssh-client python3-dev python3-venv strace \
 		util-linux xorriso)
 	@echo "setup: making .venv"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
@@ -50,7 +50,7 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/coverage report
 
 slow: $(READY) ## tests with whole programs of others, which take longer to get than to run
-	$(call need,curl fuseiso losetup mmdebstrap nft,curl fuseiso mmdebstrap mount nftables)
+	$(call need,fuseiso losetup mmdebstrap nft,fuseiso mmdebstrap mount nftables)
 	$(BIN)/pytest tests/slow
 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
