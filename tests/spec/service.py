@@ -36,7 +36,8 @@ class Page(NamedTuple):
         body: The body; its length is told, unless the headers tell another or the page is chunked or `old`.
         status: The status code.
         headers: More header lines, or others in their place; an empty one is not sent.
-        fault: `reset`, `close`, `hang`, `drip` (the body, a byte each `pause_s`), `slow head`, or none.
+        fault: `reset`, `close`, `hang`, `stall` (the head, then nothing), `drip` (the body, a byte each `pause_s`),
+            `slow head`, `leave` (a whole answer, then closed without a word), or none.
         old: Answered as HTTP/1.0, without a length, and closed.
         raw: These bytes instead of all the above, then the connection is closed.
     """
@@ -188,13 +189,8 @@ class Service:
         if page.raw:
             connection.sendall(page.raw)
             return False
-        if page.fault == "reset":
-            _reset(connection)
-            return False  # its thread closes it
-        if page.fault == "close":
-            return False
-        if page.fault == "hang":
-            self._ended.wait(_LONGEST_S)
+        if page.fault in ("reset", "close", "hang"):
+            self._fail(connection, page.fault)
             return False
         body = page.body if request.method != "HEAD" else b""
         headers = {"Content-Type": "text/plain", "Content-Length": str(len(body)), **page.headers}
@@ -212,9 +208,19 @@ class Service:
         connection.sendall(head.encode("latin-1"))
         if page.fault == "drip":
             self._drip(connection, body, page.pause_s)
+        elif page.fault == "stall":
+            self._ended.wait(_LONGEST_S)
+        else:
+            connection.sendall(body)
+        if page.fault:
             return False
-        connection.sendall(body)
         return not page.old and (page.is_chunked or headers["Content-Length"] == str(len(body)))
+
+    def _fail(self, connection: socket.socket, fault: str) -> None:
+        if fault == "reset":
+            _reset(connection)
+        elif fault == "hang":
+            self._ended.wait(_LONGEST_S)
 
     def _drip(self, connection: socket.socket, data: bytes, pause_s: float) -> None:
         for place in range(len(data)):

@@ -7,6 +7,9 @@ import itertools
 import json
 import os
 import stat
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +36,9 @@ from tests.spec.scenes import effects, messages, says
 from tests.spec.service import Page, Service
 
 if TYPE_CHECKING:
-    from tests.machine import Machine
+    from collections.abc import Callable
+
+    from tests.machine import Guest, Machine
     from tests.spec.service import Answer
 
 CANARY = "canary-4f1d0c9e7a"
@@ -318,3 +323,104 @@ def test_a_bundle_that_writes_where_the_users_material_lies_does_not_reach_it(
     hear(machine, service)
     assert "user-data start" in effects(machine)
     assert not [line for line in effects(machine) if line.startswith("user/")]
+
+
+def test_a_killed_agent_leaves_no_process_behind_that_talks_on(machine: Machine, service: Service) -> None:
+    policy(machine, try_s="600", total_s="600")
+    reached = threading.Event()
+
+    def look() -> None:
+        reached.set()
+
+    service.look = look
+    service.pages = ec2(bundle=Page(fault="hang"))
+    words = (*AGENT, "--root", str(machine.root), "run", "--disk", "none", "--metadata", service.url)
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as agent:
+        assert reached.wait(30)
+        children = spied(agent.pid)
+        assert children
+        agent.kill()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(map(of_machine(machine), os.listdir("/proc"))):
+        time.sleep(0.05)
+    assert not [name for name in os.listdir("/proc") if of_machine(machine)(name)]
+    policy(machine)
+    service.forget()
+    service.pages = ec2(bundle=spoken(machine, "epilog.sh"))
+    assert hear(machine, service).code == 0
+    assert effects(machine) == ["epilog.sh start"]
+
+
+def of_machine(machine: Machine) -> Callable[[str], bool]:
+    """Return whether a process is this machine's agent or a child of it."""
+
+    def is_it(name: str) -> bool:
+        try:
+            return str(machine.root).encode() in Path(f"/proc/{name}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+    return is_it
+
+
+def test_an_agent_killed_in_the_users_part_goes_on_with_the_sites_though_the_service_is_gone(
+    machine: Machine, service: Service
+) -> None:
+    policy(machine)
+    service.pages = ec2(
+        told(machine) + "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)\nsleep 2\n", bundle=spoken(machine, "epilog.sh")
+    )
+    done = hear(machine, service, "post-network")
+    assert done.code == -9
+    service.close()
+    hear(machine, service, "post-network", "--resume")
+    assert effects(machine) == ["user-data start", "epilog.sh start"]
+
+
+def test_an_unprivileged_users_script_by_network_neither_sees_nor_stops_the_sites(guest: Guest) -> None:
+    policy(guest)
+    script = "#!/bin/sh\nid -u\ncat /var/lib/contextagent/instances/*/scripts/site/*/* /var/lib/hepix/context/*\n"
+    script += "ls -R /var/lib/contextagent /var/lib/hepix/context\ngrep -rs canary- /var/lib /run /etc\n"
+    script += "cp /bin/false /var/lib/hepix/context/epilog.sh; rm -rf /var/lib/hepix/context\nkill -9 -1\n"
+    bundle = tgz({"epilog.sh": f"# {CANARY}\necho site > /etc/site-ran\n", "secret": CANARY})
+    with Service(ec2(script, bundle=bundle)) as service:
+        done = guest.run("run", "--disk", "none", "--metadata", service.url)
+    assert (guest.root / "etc/site-ran").read_text() == "site\n", done
+    found = {each["id"]: each for each in guest.status()["scripts"]}
+    assert found["site/post-network/epilog.sh"]["state"] == "ok"
+    seen = guest.text(str(found["user/post-network/user-data"]["output"]).lstrip("/"))
+    assert CANARY not in seen
+    assert seen.startswith("990\n")
+
+
+@pytest.mark.parametrize("who", ["bundle", "binary user data", "user data in a tar"])
+def test_what_is_as_large_as_may_be_is_used_and_costs_little_memory(
+    machine: Machine, service: Service, who: str
+) -> None:
+    policy(machine, try_s="30", total_s="60")
+    noise = os.urandom(15 << 20)
+    files = {f"data/{number}": noise for number in range(4)}
+    data: Answer = 404
+    if who != "bundle":
+        data = noise if "binary" in who else tgz({**files, "epilog.sh": told(machine)})
+    site = says(machine, "epilog.sh")
+    service.pages = ec2(data, bundle=tgz({**files, **site} if who == "bundle" else site))
+    words = (*AGENT, "--root", str(machine.root), "run", "--disk", "none", "--metadata", service.url)
+    measure = "import resource, subprocess, sys; subprocess.call(sys.argv[1:], stdout=2); "
+    measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = run((sys.executable, "-c", measure, *words))
+    assert effects(machine) == ["user-data start", "epilog.sh start"][0 if "tar" in who else 1 :], done.err
+    assert int(done.out) <= 64 << 10, "in KiB"
+
+
+def test_two_agents_at_once_run_nothing_twice(machine: Machine, service: Service) -> None:
+    policy(machine, total_s="20", try_s="10")
+    service.pages = ec2(told(machine), bundle=[503, spoken(machine, "epilog.sh")])
+    words = (*AGENT, "--root", str(machine.root), "run", "post-network", "--disk", "none", "--metadata", service.url)
+    agents = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(3)]
+    codes = sorted(agent.wait(60) for agent in agents)
+    assert 0 in codes
+    assert set(codes) <= {0, 75}
+    assert effects(machine).count("user-data start") == 1

@@ -113,10 +113,9 @@ def test_a_body_longer_than_the_caps_is_refused_by_its_length_alone(
 ) -> None:
     policy(machine)
     service.pages = {**ec2(told(machine), bundle=spoken(machine, "epilog.sh"))}
-    service.pages[path] = Page(b"x", headers={"Content-Length": str(1 << 40)}, fault="hang")
-    began = time.monotonic()
+    service.pages[path] = Page(b"x", headers={"Content-Length": str(1 << 40)}, fault="stall")
     hear(machine, service)
-    assert time.monotonic() - began < LONG_S
+    assert service.paths().count(path) == 1
     wrong = {BUNDLE: "site", DATA: "user"}.get(path)
     assert [owner for owner, word in verdicts(machine).items() if word == "broken"] == ([wrong] if wrong else [])
 

@@ -217,7 +217,7 @@ def hostile(machine: Machine) -> dict[str, Answer]:
         "drip": Page(b"#!/bin/sh\n" * 100, fault="drip"),
         "hang": Page(fault="hang"),
         "reset": Page(fault="reset"),
-        "overlong": Page(b"x", headers={"Content-Length": str(1 << 50)}, fault="hang"),
+        "overlong": Page(b"x", headers={"Content-Length": str(1 << 50)}, fault="stall"),
         "mime bomb": b"Content-Type: multipart/mixed; boundary=a\n\n" + b"--a\n\nx\n" * 5000,
         "yaml bomb": b"#cloud-config\na: " + b"[" * 5000,
         "shebang only": b"#!",
