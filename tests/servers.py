@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNET = 0x40000000
 _REASONS = {200: "OK", 302: "Found", 401: "Unauthorized", 404: "Not Found", 503: "Service Unavailable"}
+_LONGEST_S = 30
 _RST = struct.pack("ii", 1, 0)
 
 RESET = "reset"
@@ -92,6 +93,7 @@ class Server:
         self.connections = 0
         self._played: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._done = threading.Semaphore(0)
         self._is_over = threading.Event()
         self._open: list[socket.socket] = []
         self._listener = listening(host, port, namespace)
@@ -107,6 +109,10 @@ class Server:
     def paths(self) -> list[str]:
         """Return what was asked for, in order."""
         return [request.path for request in self.requests]
+
+    def wait_played(self) -> None:
+        """Wait until one more play has been played to its end."""
+        assert self._done.acquire(timeout=_LONGEST_S)
 
     def close(self) -> None:
         """End it and all its connections."""
@@ -144,7 +150,9 @@ class Server:
                 with self._lock:
                     self.requests.append(request)
                     play = self._play(request)
-                if not self._act(connection, play):
+                is_kept = self._act(connection, play)
+                self._done.release()
+                if not is_kept:
                     return
 
     def _play(self, request: Request) -> Play:
