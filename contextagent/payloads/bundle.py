@@ -216,7 +216,7 @@ class _Archive:
         """Yield `size_bytes` from here, then go past the padding to the next block."""
         left = size_bytes
         while left:
-            data = self._stream.read(min(left, CHUNK_BYTES))
+            data = self._stream.piece(left)
             if not data:
                 raise refusal(self._last, "truncated")
             left -= len(data)
@@ -228,7 +228,7 @@ class _Archive:
     def _expect_padding(self) -> None:
         """Read what follows the end: zeros, no more than a tape's record of them."""
         left = MAX_PADDING_BYTES
-        while data := self._stream.read(CHUNK_BYTES):
+        while data := self._stream.piece(CHUNK_BYTES):
             left -= len(data)
             if left < 0 or data.strip(b"\0"):
                 raise refusal(self._last, "trailing-garbage")

@@ -41,21 +41,35 @@ class Stream:
         self._inflater = zlib.decompressobj(_GZIP_WBITS) if self.is_packed else None
         self._parts = 1
         self._ready = b""
+        self._at = 0
         self._is_ended = False
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end.
 
+        Raises:
+            BrokenSourceError: As `piece`.
+        """
+        data = self.piece(size)
+        while data and len(data) < size and (more := self.piece(size - len(data))):
+            data += more
+        return data
+
+    def piece(self, max_bytes: int) -> bytes:
+        """Return the next bytes, as many as are at hand; none only at the end.
+
+        What was unpacked is handed on whole where it fits: copying it costs more than unpacking it.
+
         Args:
-            size: At most 64 KiB: what is unpacked ahead is never more than two pieces.
+            max_bytes: At most so many, never more than 64 KiB; 0 gives none.
 
         Raises:
             BrokenSourceError: The gzip layer is damaged, cut short, followed by something else, or past the ratio.
         """
-        while len(self._ready) < size and not self._is_ended:
-            self._ready += self._more()
-        data, self._ready = self._ready[:size], self._ready[size:]
-        return data
+        while self._at == len(self._ready) and not self._is_ended and max_bytes:
+            self._ready, self._at = self._more(), 0
+        start, self._at = self._at, min(len(self._ready), self._at + max_bytes)
+        return self._ready[start : self._at]  # of all of it a slice is no copy
 
     def _more(self) -> bytes:
         if self._inflater is None:

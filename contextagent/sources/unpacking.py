@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextagent.policy.settings import Settings
 
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
 
 
 def caps_of(settings: Settings) -> Caps:
