@@ -129,7 +129,14 @@ def listen(address: str, port: int) -> socket.socket:
     return made
 
 
-def serve(listening: socket.socket, respond: Respond, *, ready: Callable[[], None], is_quiet: bool = False) -> None:
+def serve(
+    listening: socket.socket,
+    respond: Respond,
+    *,
+    ready: Callable[[], None],
+    is_quiet: bool = False,
+    head_s: float = HEAD_S,
+) -> None:
     """Answer requests until SIGTERM or SIGINT; then let answers under way end, and return.
 
     Args:
@@ -138,9 +145,10 @@ def serve(listening: socket.socket, respond: Respond, *, ready: Callable[[], Non
             called in a thread; no two at once.
         ready: Called once, when the first request would be answered.
         is_quiet: Whether no line is written to stderr for each request.
+        head_s: How long a client has for the head of a request, and its body.
     """
     log = _Log(is_quiet=is_quiet)
-    asyncio.run(_Server(respond, log, _most_connections()).run(listening, ready))
+    asyncio.run(_Server(respond, log, _most_connections(), head_s).run(listening, ready))
 
 
 def _most_connections() -> int:
@@ -195,7 +203,8 @@ def _plain(text: str) -> str:
 class _Server:
     """Every connection, and the one place where slow work is done."""
 
-    def __init__(self, respond: Respond, log: _Log, most: int) -> None:
+    def __init__(self, respond: Respond, log: _Log, most: int, head_s: float) -> None:
+        self.head_s = head_s
         self._respond = respond
         self._log = log
         self._most = most
@@ -298,7 +307,7 @@ class _Connection:
             if isinstance(request, BadRequest):
                 await self._refuse(request)
                 return
-            async with asyncio.timeout(HEAD_S):
+            async with asyncio.timeout(self._server.head_s):
                 await self._reader.readexactly(request.body_bytes)
             self._server.wait(self._task, self._writer, is_waiting=False)
             reply = await self._server.answer(request)
@@ -309,15 +318,18 @@ class _Connection:
 
     async def _head(self) -> bytes | BadRequest | None:
         """Return the next head; None where the client has nothing more to say."""
+        first = b""
         try:
-            async with asyncio.timeout(HEAD_S):
-                return await self._reader.readuntil(HEAD_END)
+            async with asyncio.timeout(self._server.head_s):
+                first = await self._reader.read(1)
+                return first + await self._reader.readuntil(HEAD_END) if first else None
         except asyncio.LimitOverrunError:
             return BadRequest(status=431, cause=f"a head of more than {MAX_HEAD_BYTES} bytes")
-        except asyncio.IncompleteReadError as error:
-            return BadRequest(status=400, cause="half a head") if error.partial else None
+        except asyncio.IncompleteReadError:
+            return BadRequest(status=400, cause="half a head")
         except TimeoutError:
-            return BadRequest(status=408, cause=f"no head within {HEAD_S:.0f} s")
+            # where nothing came the connection was only kept, and an answer would be taken for the next request's
+            return BadRequest(status=408, cause=f"no head within {self._server.head_s:g} s") if first else None
 
     async def _refuse(self, bad: BadRequest) -> None:
         reply = refusal(bad.status, bad.cause).replace(note=bad.cause)

@@ -60,12 +60,11 @@ def read_fault(text: str) -> Fault:
     name, colon, path = wanted.partition(":")
     if name not in FAULTS:
         raise UsageError(f"cannot serve '{text}': no such fault", hint=f"faults: {', '.join(FAULTS)}")
-    if colon and not path.startswith("/"):
-        raise UsageError(
-            f"cannot serve '{text}': the path of a fault begins with a slash", hint=f"as in {name}:/latest/*"
-        )
+    if colon and not path:
+        raise UsageError(f"cannot serve '{text}': the fault's path is empty", hint=f"as in {name}:/latest/*")
     if times and not int(times):
         raise UsageError(f"cannot serve '{text}': a fault that comes 0 times is none")
+    path = path if path.startswith(("/", "*")) or not colon else f"/{path}"
     return Fault(name=name, path=path, times=int(times or 0))
 
 

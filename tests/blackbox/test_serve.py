@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -76,6 +77,17 @@ def test_a_signal_ends_it_in_order_also_while_clients_are_connected(site: Path, 
         assert serving.stop(number) == 0
         for client in (idle, hung):
             client.close()
+
+
+def test_an_answer_under_way_is_sent_to_its_end_before_the_service_ends(site: Path) -> None:
+    (site / "large.tgz").write_bytes(bytes(32 << 20))
+    with Serving(site) as serving, socket.create_connection((serving.host, serving.port)) as client:
+        client.sendall(b"GET /context/large.tgz HTTP/1.0\r\n\r\n")
+        stream = client.makefile("rb")
+        stream.readline()
+        os.kill(serving.pid, signal.SIGTERM)
+        assert len(stream.read().partition(b"\r\n\r\n")[2]) == 32 << 20
+        assert serving.stop() == 0
 
 
 def test_the_bundle_is_the_one_that_pack_makes_of_the_site_folder(site: Path, tmp_path: Path) -> None:
@@ -543,7 +555,7 @@ def test_it_listens_on_ipv6(site: Path) -> None:
         (("nowhere",), 64, "cannot serve 'nowhere': no such folder"),
         (("/etc/passwd",), 64, "cannot serve '/etc/passwd': not a folder"),
         (("{d}", "--fault", "teapot"), 64, "cannot serve 'teapot': no such fault"),
-        (("{d}", "--fault", "hang:latest"), 64, "cannot serve 'hang:latest': the path of a fault begins with a slash"),
+        (("{d}", "--fault", "hang:"), 64, "cannot serve 'hang:': the fault's path is empty"),
         (("{d}", "--fault", "hang@0"), 64, "cannot serve 'hang@0': a fault that comes 0 times is none"),
         (("{d}", "--bind", "localhost"), 64, "cannot serve 'localhost': no address of this kind"),
         (("{d}", "--bind", "127.0.0.1:x"), 64, "cannot serve '127.0.0.1:x': the port is no number from 0 to 65535"),

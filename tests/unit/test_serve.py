@@ -51,13 +51,15 @@ def test_what_is_no_address_is_refused_by_name(text: str) -> None:
         ("503:/a@b", Fault(name="503", path="/a@b")),
         ("503:/a@b@3", Fault(name="503", path="/a@b", times=3)),
         ("drip:/a:b", Fault(name="drip", path="/a:b")),
+        ("drip:a", Fault(name="drip", path="/a")),
+        ("drip:*", Fault(name="drip", path="*")),
     ],
 )
 def test_a_fault_has_a_name_a_path_and_a_number(text: str, fault: Fault) -> None:
     assert read_fault(text) == fault
 
 
-@pytest.mark.parametrize("text", ["", "Hang", "404:", "404:latest", "404@0", "404@x", "@2", ":/a"])
+@pytest.mark.parametrize("text", ["", "Hang", "404:", "404@0", "404@x", "@2", ":/a"])
 def test_what_is_no_fault_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match=f"cannot serve '{text}'"):
         read_fault(text)
