@@ -110,6 +110,12 @@ class Server:
         """Return what was asked for, in order."""
         return [request.path for request in self.requests]
 
+    def stop_listening(self) -> None:
+        """Take no further connection; those that stand go on."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
     def wait_played(self) -> None:
         """Wait until one more play has been played to its end."""
         assert self._done.acquire(timeout=_LONGEST_S)
@@ -117,7 +123,8 @@ class Server:
     def close(self) -> None:
         """End it and all its connections."""
         self._is_over.set()
-        for each in (self._listener, *self._open):
+        self.stop_listening()
+        for each in self._open:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -206,29 +213,28 @@ def _parsed(text: str, connection: int) -> Request:
 
 def listening(host: str, port: int = 0, namespace: Path | None = None) -> socket.socket:
     """Return a listening socket of this network namespace, or of another one: a socket stays where it was made."""
-    made: list[socket.socket | OSError] = []
 
-    def make() -> None:
+    def make() -> socket.socket:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=64)
+
+    return make() if namespace is None else entered(namespace, make)
+
+
+def entered(namespace: Path, make: Callable[[], socket.socket]) -> socket.socket:
+    """Return a socket that is made in another network namespace."""
+    made: list[socket.socket] = []
+
+    def work() -> None:
+        fd = os.open(namespace, os.O_RDONLY)
         try:
-            if namespace is not None:
-                _enter(namespace)
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            made.append(socket.create_server((host, port), family=family, backlog=64))
-        except OSError as error:
-            made.append(error)
+            if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(namespace))
+        finally:
+            os.close(fd)
+        made.append(make())
 
-    thread = threading.Thread(target=make)  # a namespace entered is the thread's own, and ends with it
+    thread = threading.Thread(target=work)  # a namespace that is entered is the thread's own, and ends with it
     thread.start()
     thread.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
     return made[0]
-
-
-def _enter(namespace: Path) -> None:
-    fd = os.open(namespace, os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(namespace))
-    finally:
-        os.close(fd)

@@ -5,6 +5,7 @@ A payload that must be refused holds scripts that leave a mark, so that it is se
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from contextlib import ExitStack
@@ -124,7 +125,7 @@ class Realm(Arena):
         """Return the same as scripts for a server."""
         return {path: answer(body) for path, body in self.good(dialect).items()}
 
-    def ask(self, url: str | None, prefix: Sequence[str] = ()) -> Run:
+    def ask(self, url: str | None, prefix: Sequence[str] = (), *, environment: Mapping[str, str] | None = None) -> Run:
         """Boot from a service; None: the one that the policy names."""
         self.note("run")
         words = ["--disk", "none", *(["--metadata", url] if url else [])]
@@ -136,6 +137,7 @@ class Realm(Arena):
             timeout=TIMEOUT_S,
             check=False,
             cwd="/",
+            env={**os.environ, **(environment or {})},
         )
         return Run(done.returncode, done.stdout.decode("utf-8", "replace"))
 
