@@ -239,6 +239,7 @@ def _kept(supply: Supply | None) -> list[Problem]:
             message=f"cannot run '{kept.name}': {why.get(kept.reason, unknown)}, keeping it",
         )
         for kept in (supply.kept if supply else ())
+        if kept.reason != "meta-map"  # for whoever looks for it: nobody would run it
     ]
 
 

@@ -70,8 +70,7 @@ def meta_map(meta: Mapping[str, object], name: str) -> list[Offer]:
     found = meta.get("meta")
     if not isinstance(found, dict) or not found:
         return []
-    reason = "the instance's own meta map: kept, and given to no script"
-    return [Offer(owner="user", role="kept", name=name, data=jsontext.dumps(found).encode(), reason=reason)]
+    return [Offer(owner="user", role="kept", name=name, data=jsontext.dumps(found).encode(), reason="meta-map")]
 
 
 def requester(meta: Mapping[str, object]) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,32 +9,18 @@ import pytest
 from contextagent.host import Host
 from contextagent.policy.settings import load_material, merge
 from contextagent.sources.disk import search_disks
-from tests.machine import REPOSITORY, run
+from tests.machine import run
+from tests.slow import environments
 
-NOVA = "nova==34.0.0"
-ENVIRONMENT = REPOSITORY / ".cache/nova"
-DRIVE = Path(__file__).parent / "nova_drive.py"
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """Return the interpreter of an environment with Nova in it, made at the first call and kept."""
-    interpreter = ENVIRONMENT / "bin/python"
-    if run((str(interpreter), "-c", "import nova.virt.configdrive") if interpreter.exists() else ("false",)).code:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        made = subprocess.run(
-            [str(ENVIRONMENT / "bin/pip"), "install", "--quiet", NOVA], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            pytest.skip(f"{NOVA} can't be installed here: {made.stderr.strip().splitlines()[-1]}")
-    return interpreter
+DRIVE = Path(__file__).parent / "nova_metadata.py"
 
 
 @pytest.fixture(scope="module")
-def drive(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a config drive that Nova made with genisoimage, as it does on a compute node."""
     image = tmp_path_factory.mktemp("nova") / "disk.config"
-    made = run((str(python), str(DRIVE), str(image)))
+    python = environments.python(environments.NOVA, "nova.virt.configdrive")
+    made = run((str(python), str(DRIVE), "drive", str(image)))
     assert made.code == 0, made.err
     return image
 

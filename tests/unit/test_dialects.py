@@ -239,7 +239,7 @@ def test_any_json_object_is_a_reading_that_crosses_as_it_is(dialect: str, meta: 
 @pytest.mark.parametrize("meta", [b'{"uuid": ', b"\xff", b"<html>", b'{"a":' * 100_000])
 def test_a_confined_reader_says_what_is_wrong_too(meta: bytes) -> None:
     with pytest.raises(BrokenSourceError) as caught:
-        asked(Host(), meta, lambda data: packed(load("openstack").read(data)), prepare=lambda: _load("openstack"))
+        asked(Host(), lambda: packed(load("openstack").read(meta)), prepare=lambda: _load("openstack"))
     assert caught.value.reason in ("html", "bad-json")
 
 

@@ -1,0 +1,31 @@
+"""Environments with programs of others from PyPI, made at the first call and kept in `.cache`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import REPOSITORY, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOVA = "nova==34.0.0"
+MOTO = "moto[server]==5.2.5"
+
+
+def python(package: str, module: str) -> Path:
+    """Return the interpreter of an environment where a module of a package can be imported."""
+    environment = REPOSITORY / ".cache" / package.partition("=")[0].partition("[")[0]
+    interpreter = environment / "bin/python"
+    if run((str(interpreter), "-c", f"import {module}") if interpreter.exists() else ("false",)).code:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+        made = subprocess.run(
+            [str(environment / "bin/pip"), "install", "--quiet", package], capture_output=True, text=True, check=False
+        )
+        if made.returncode:
+            pytest.skip(f"{package} can't be installed here: {made.stderr.strip().splitlines()[-1]}")
+    return interpreter
