@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import os
 import re
-import time
 
 from contextagent.errors import UsageError
 from contextagent.host.serving import Reply, refusal
 from contextagent.kit.serve_bundle import FLAT, FolderBundle
 from contextagent.kit.serve_faults import Faults, spoiled
 from contextagent.kit.serve_folder import META_NAMES, PER_CLIENT, Folder
+from contextagent.kit.serve_tokens import TOKEN_PATH, Tokens, is_number
 from contextagent.kit.serve_trees import (
     EC2_VERSIONS,
     OPENSTACK_VERSIONS,
@@ -29,13 +28,13 @@ from contextagent.sources.dialects import AUTO, DIALECTS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import BinaryIO, Literal
+    from typing import BinaryIO
 
     from contextagent.kit.serve_faults import Fault
+    from contextagent.kit.serve_tokens import Imds
     from contextagent.kit.serve_trees import Machine
     from contextagent.payloads.http_request import Request
 
-    Imds = Literal["v1", "v2", "both"]
     Later = Callable[[], Reply]
 
 CHOICES = ("auto", *DIALECTS)
@@ -44,10 +43,6 @@ DEFAULT_BUNDLE = "default.tgz"
 DEFAULT_BIND = "127.0.0.1:8080"
 DEFAULT_PORT = 80
 USER_DATA = ("user-data", "user_data")
-MAX_DIGITS = 15
-"""Of any number that a client or a person writes."""
-MAX_TTL_S = 21600
-"""Of a token, by IMDSv2."""
 NOT_SERVED = frozenset((*FLAT, *META_NAMES, *USER_DATA, PER_CLIENT, "site", "user"))
 """Names directly in the folder that are what trees are made of, and no URLs themselves."""
 _ENDINGS = (".tgz", ".tar.gz", ".tgz.json", ".tar.gz.json", ".tgz.json.p7s", ".tar.gz.json.p7s")
@@ -60,9 +55,7 @@ _TYPES = (
     *((name, "application/octet-stream") for name in USER_DATA),
 )
 _DATED = re.compile(r"\d{4}-\d\d-\d\d|\d\.\d|latest")
-_TOKEN_PATH = ("latest", "api", "token")
 _VAC = (("openstack", "latest", "meta-data.json"), ("openstack", "latest", "user-data"))
-_TTL = "x-aws-ec2-metadata-token-ttl-seconds"
 _NOTHING = refusal(404, "not found")
 
 
@@ -79,7 +72,7 @@ def read_bind(text: str) -> tuple[str, int]:
             port = rest[1:] if rest.startswith(":") else ""
     elif text.count(":") == 1:  # more than one are an IPv6 address's own
         address, _, port = text.partition(":")
-    if not (_is_number(port) and int(port) < 1 << 16):
+    if not (is_number(port) and int(port) < 1 << 16):
         raise UsageError(f"cannot serve '{text}': the port is no number from 0 to 65535")
     try:
         return str(ipaddress.ip_address(address)), int(port)
@@ -107,9 +100,8 @@ class Site:
     ) -> None:
         self._top = folder
         self._dialect = dialect
-        self._imds = imds
+        self.tokens = Tokens(imds)
         self._faults = Faults(faults)
-        self._secret = os.urandom(32)
         Folder(folder).meta()
         self._flat = FolderBundle(folder, FLAT)
         self._site = FolderBundle(os.path.join(folder, "site"))
@@ -119,7 +111,7 @@ class Site:
     def _prepare(self) -> None:
         """Pack now what would be packed at the first request, so that a mistake is seen at once."""
         shared = Folder(self._top)
-        site = self._site_folder(shared)
+        site = self._site_folder()
         if site and not shared.has(f"context/{DEFAULT_BUNDLE}", DEFAULT_BUNDLE):
             site.open().close()
         if shared.has_folder("user") and not shared.has(*USER_DATA):
@@ -142,8 +134,8 @@ class Site:
     def _reply(self, request: Request) -> Reply | Later:
         folder = Folder(self._top, request.client)
         trees = self.trees(folder)
-        if request.method == "PUT" and request.parts == _TOKEN_PATH and "ec2" in trees and self._imds != "v1":
-            return self._token(request)
+        if request.method == "PUT" and request.parts == TOKEN_PATH and "ec2" in trees and self.tokens.are_given:
+            return self.tokens.give(request)
         if request.method not in ("GET", "HEAD"):
             return refusal(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
         return _View(self, request, folder, trees).reply()
@@ -157,58 +149,27 @@ class Site:
             return every
         own = set()
         if folder.has_folder("openstack"):
-            own |= {"openstack", "vac"}
+            names = folder.names("openstack/latest")
+            own.add("vac" if names and not any("_" in name for name in names) else "openstack")
         if any(_DATED.fullmatch(name) for name in folder.names()):
             own.add("ec2")
         return frozenset(own) or every
 
-    # IMDSv2 (Amazon's documentation): a token by PUT, good for so many seconds, and told from a forged one.
-
-    def _token(self, request: Request) -> Reply:
-        wanted = request.headers.get(_TTL, "")
-        if not (_is_number(wanted) and 1 <= int(wanted) <= MAX_TTL_S):
-            return refusal(400, f"{_TTL} is no number from 1 to {MAX_TTL_S}")
-        if "x-forwarded-for" in request.headers:
-            return refusal(403, "not by way of a proxy")
-        until = int(time.monotonic()) + int(wanted)
-        return Reply(status=200, body=self._signed(until, request.client).encode(), headers=((_TTL, wanted),))
-
-    def _signed(self, until: int, client: str) -> str:
-        return f"{until}.{hmac.digest(self._secret, f'{until} {client}'.encode(), 'sha256').hex()}"
-
-    def refused(self, request: Request) -> Reply | None:
-        """Return the refusal of a request for EC2's tree that needs a token and has none that is good."""
-        token = request.headers.get("x-aws-ec2-metadata-token", "")
-        if self._imds == "v1" or (self._imds == "both" and not token):
-            return None
-        until = token.partition(".")[0]
-        is_good = (
-            _is_number(until)
-            and hmac.compare_digest(self._signed(int(until), request.client), token)
-            and time.monotonic() < int(until)
-        )
-        return None if is_good else refusal(401, "no token, or none that is good")
-
-    # What is made of folders.
-
-    def site_bundle(self, folder: Folder) -> Reply | Later | None:
+    def site_bundle(self) -> Reply | Later | None:
         """Return the site's bundle, made of `site/`, else of the native names that stand in the folder itself."""
-        site = self._site_folder(folder)
+        site = self._site_folder()
         return _packed(site) if site else None
 
-    def user_bundle(self, folder: Folder) -> Reply | Later | None:
+    def user_bundle(self) -> Reply | Later | None:
         """Return user data made of `user/`."""
-        return _packed(self._user) if folder.has_folder("user") else None
+        return _packed(self._user) if Folder(self._top).has_folder("user") else None
 
-    def _site_folder(self, folder: Folder) -> FolderBundle | None:
+    def _site_folder(self) -> FolderBundle | None:
+        folder = Folder(self._top)  # bundles are made of what all clients see
         if folder.has_folder("site"):
             return self._site
         # variables alone are no bundle: a folder with `context.sh` may be anything
         return self._flat if folder.has(*(name for name in FLAT if name != "context.sh")) else None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def _packed(bundle: FolderBundle) -> Reply | Later:
@@ -245,7 +206,11 @@ class _View:
         elif first:
             found = self._own()
         else:
-            found = (self._site.refused(self._request) or index_reply(EC2_VERSIONS)) if "ec2" in self._trees else None
+            found = (
+                (self._site.tokens.refused(self._request) or index_reply(EC2_VERSIONS))
+                if "ec2" in self._trees
+                else None
+            )
         return found or _NOTHING
 
     def _own(self) -> Reply | None:
@@ -260,11 +225,11 @@ class _View:
         file = self._folder.open(name) if name.endswith(_ENDINGS) and "/" not in name else None
         if file is not None:
             return _file_reply(file, name)
-        return self._site.site_bundle(self._folder) if name == DEFAULT_BUNDLE else None
+        return self._site.site_bundle() if name == DEFAULT_BUNDLE else None
 
     def _user_data(self) -> Reply | Later | None:
         file = self._folder.open(*USER_DATA)
-        return self._site.user_bundle(self._folder) if file is None else _file_reply(file, USER_DATA[0])
+        return self._site.user_bundle() if file is None else _file_reply(file, USER_DATA[0])
 
     def _machine(self) -> Machine:
         return machine_of(self._folder.meta(), top=self._folder.real, address=self._request.client)
@@ -296,7 +261,7 @@ class _View:
         return json_reply({}) if name in ("vendor_data.json", "vendor_data2.json") else None
 
     def _dated(self, version: str, rest: Sequence[str]) -> Reply | Later | None:
-        if "ec2" in self._trees and (refused := self._site.refused(self._request)):
+        if "ec2" in self._trees and (refused := self._site.tokens.refused(self._request)):
             return refused
         if not self._trees & {"ec2", "nimbus", "cloudstack"}:
             return None

@@ -86,8 +86,9 @@ class Folder:
         """Return the names in a folder; empty where there is none."""
         found: set[str] = set()
         for prefix in self._prefixes:
+            real = self._inside(prefix + path) if prefix + path else self.real
             try:
-                found.update(os.listdir(os.path.join(self.top, prefix, path)))
+                found.update(os.listdir(real) if real else ())
             except OSError:
                 continue
         return frozenset(found)

@@ -179,11 +179,14 @@ def test_each_client_has_what_is_its_own_before_what_is_everybodys(site: Path) -
     put(site, "vms/127.0.0.2/user-data", "second's own")
     put(site, "vms/127.0.0.2/meta-data", "hostname: second\n")
     put(site, "vms/127.0.0.3/user-data", "")
+    put(site, "vms/127.0.0.3/site/only", "here")
 
     with Serving(site) as serving:
         assert ask_from(serving, "127.0.0.1", "/latest/user-data") == b"#!/bin/sh\necho user\n"
         assert ask_from(serving, "127.0.0.2", "/latest/user-data") == b"second's own"
         assert ask_from(serving, "127.0.0.3", "/latest/user-data") == b""
+        bundles = [ask_from(serving, f"127.0.0.{last}", "/context/default.tgz") for last in (1, 3)]
+        assert bundles[0] == bundles[1] != b""
         meta = json.loads(ask_from(serving, "127.0.0.2", "/openstack/latest/meta_data.json"))
         assert (meta["hostname"], list(meta["public_keys"].values())) == ("second", [KEY])
         assert serving.ask("/vms/127.0.0.2/user-data").status == 404
@@ -283,6 +286,14 @@ def test_a_dialect_shows_its_own_tree_and_the_bundle_and_no_other(
         assert (serving.ask("/latest/extra").status == 200) == (dialect in ("ec2", "nimbus", "cloudstack"))
 
 
+def test_a_folder_that_is_vacs_tree_is_no_other_clouds(tmp_path: Path) -> None:
+    put(tmp_path, "openstack/latest/user-data", SCRIPT)
+    with Serving(tmp_path) as serving:
+        assert serving.text("/openstack/latest/user-data") == SCRIPT
+        assert "uuid" in json.loads(serving.text("/openstack/latest/meta-data.json"))
+        assert serving.ask("/openstack/latest/meta_data.json").status == 404
+
+
 def test_of_a_folder_that_is_a_tree_itself_no_other_tree_is_made(tmp_path: Path) -> None:
     put(tmp_path, "latest/user-data", SCRIPT)
     put(tmp_path, "latest/meta-data/instance-id", "i-1")
@@ -315,7 +326,7 @@ def test_with_v2_no_path_of_ec2s_tree_is_answered_without_a_good_token(site: Pat
             assert serving.ask(path).status == 200
 
 
-@pytest.mark.parametrize("forged", ["", "x", "99999999999999.", "9" * 5000 + ".x", "1.x"])
+@pytest.mark.parametrize("forged", ["", "x", "99999999999999.", "9" * 5000 + ".x", "1.x", "1.\xe9", "\xe9"])
 def test_a_token_that_nobody_gave_is_refused_also_where_none_is_needed(serving: Serving, forged: str) -> None:
     assert serving.ask("/latest/user-data", headers={TOKEN: forged}).status == (401 if forged else 200)
 
@@ -365,11 +376,14 @@ def test_nothing_outside_the_folder_is_reached_by_a_link_and_what_is_inside_is(s
     (site / "context/absolute.tgz").symlink_to(site.parent / "secret")
     (site / "up").symlink_to("..")
     (site / "loop").symlink_to("loop")
+    (site / "latest").mkdir()
+    (site / "latest/meta-data").symlink_to("../..")
     (site / "context/in.tgz").symlink_to("real.tgz")
     with Serving(site) as serving:
         for path in ("/context/out.tgz", "/context/absolute.tgz", "/up/secret", "/loop", "/up"):
             assert serving.ask(path).status == 404
         assert serving.text("/context/in.tgz") == "real"
+        assert "secret" not in serving.text("/latest/meta-data/")
 
 
 def test_no_folder_is_listed_no_hidden_file_and_no_fifo_is_served(site: Path) -> None:
