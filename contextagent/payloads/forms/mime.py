@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from contextagent.model import Problem, Reading, Value
 from contextagent.payloads.forms import cloud_config, glideinwms, gzip, other, script, tar
+from contextagent.payloads.multipart import read_message
 from contextagent.payloads.userdata import read_form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from email.message import Message
-
+    from contextagent.payloads.multipart import Part
     from contextagent.payloads.userdata import Place
 
-SAMPLE = b"Content-Type: text/plain\nContent-Transfer-Encoding: \xff\n\nx\xff"
+SAMPLE = b""
 MARK = b""
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 8
 MAX_NAMED = 32
-"""How often `multipart/` may stand in a message: the library holds each line against every open multipart."""
+"""How often `multipart/` may stand in a message: what looks like a boundary is held against every open multipart."""
 _RUN_TYPES = ("text/x-shellscript", "text/cloud-boothook", "text/cloud-config")
-_FATAL = {"NoBoundaryInMultipartDefect", "StartBoundaryNotFoundDefect"}
 _BOOTHOOK_LINE = b"#cloud-boothook"
 
 
@@ -104,7 +103,7 @@ class _Leaves:
             while gzip.recognises(content) and not glideinwms.recognises(content) and not tar.recognises(content):
                 content = gzip.unpacked(content, self._place.replace(layers=taken))
                 taken += 1
-            kind = part.get_content_type()
+            kind = part.kind
             if kind not in _RUN_TYPES and recognises(content):
                 self.add(content, taken, depth + 1)
             else:
@@ -112,26 +111,20 @@ class _Leaves:
             if len(self.found) > self._place.caps.members:
                 raise self._place.broken("too-many-members", f"it has more than {self._place.caps.members} parts")
 
-    def _parts(self, data: bytes) -> list[Message]:
+    def _parts(self, data: bytes) -> tuple[Part, ...]:
         """Return the parts that hold no other parts."""
-        from email import message_from_bytes  # noqa: PLC0415  # only multiparts pay for it
+        message = read_message(data)
+        if not message.has_boundaries:
+            raise self._place.broken("bad-mime", "a multipart's boundary is missing")
+        if not message.is_closed:
+            warning = "a multipart is not closed, taking the parts that are there"
+            self.warnings.append(Problem(reason="bad-mime", message=warning, path=self._place.own_name))
+        return message.parts
 
-        parts = list(message_from_bytes(data).walk())
-        for part in parts:
-            defects = {type(defect).__name__ for defect in part.defects}
-            if defects & _FATAL:
-                raise self._place.broken("bad-mime", "a multipart's boundary is missing")
-            if "CloseBoundaryNotFoundDefect" in defects:
-                message = "a multipart is not closed, taking the parts that are there"
-                self.warnings.append(Problem(reason="bad-mime", message=message, path=self._place.own_name))
-        return [part for part in parts if not part.is_multipart()]
-
-    def _content(self, part: Message, *, is_crlf: bool) -> bytes:
+    def _content(self, part: Part, *, is_crlf: bool) -> bytes:
         """Return a part's bytes without its transfer encoding; the line ends of a CRLF message become those of Unix."""
-        content = part.get_payload(decode=True)
-        if not isinstance(content, bytes):
-            return b""
-        if any("Base64" in type(defect).__name__ for defect in part.defects):
-            raise self._place.broken("bad-base64", "a part's base64 is damaged")
-        is_encoded = str(part.get("Content-Transfer-Encoding", "")).strip().lower() == "base64"
-        return content if is_encoded or not is_crlf else content.replace(b"\r\n", b"\n")
+        try:
+            content = part.content()
+        except ValueError as error:
+            raise self._place.broken("bad-base64", "a part's base64 is damaged") from error
+        return content if part.encoding == "base64" or not is_crlf else content.replace(b"\r\n", b"\n")
