@@ -85,6 +85,7 @@ class Crowd:
         self._folder = folder
         self._place = place
         self._log = log.open()
+        self._rest = ""
         self._poll = select.epoll()
         self._running: dict[int, tuple[int, int, float]] = {}
         self._silent: set[str] = set()
@@ -116,8 +117,9 @@ class Crowd:
             self._silent.discard(f"127.1.{number >> 8}.{number & 255}")
             code = os.waitstatus_to_exitcode(status)
             self.ended.append(Ended(began_s, time.time(), code, used.ru_utime + used.ru_stime))
-        for line in self._log:
-            self.heard.append(heard(line.rstrip("\n")))
+        *lines, self._rest = (self._rest + self._log.read()).split("\n")  # the last may be half written
+        for line in lines:
+            self.heard.append(heard(line))
             self._silent.discard(self.heard[-1].address)
 
     def is_busy(self) -> bool:
