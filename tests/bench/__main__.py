@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contextagent import __version__
-from tests.bench import lab, storm, suites
+from tests.bench import bundle, lab, storm, suites
 from tests.machine import REPOSITORY, run
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[int], Report]] = {
     "dead": suites.dead_service,
     "scripts": suites.scripts,
     "output": suites.output,
+    "bundle": bundle.bundle,
     "storm": storm.storm,
 }
 
