@@ -68,7 +68,7 @@ def main() -> int:
             results[name] = report.figures
             is_right &= report.is_right
             print(f"\n{report.text}", flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\nevery single figure: {RESULTS}")
     return 0 if is_right else 1
 
