@@ -25,6 +25,7 @@ MAX_MESSAGE_BYTES = 128 << 20
 _HEADER_BYTES = 8
 _CHUNK_BYTES = 1 << 20
 _NOBODY = 65534
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGKILL = 9
 _LIMITS = (
@@ -45,7 +46,7 @@ class Channel:
         self._end_s = self._last_s = end_s
         self._poll: dict[int, select.poll] = {}
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes | memoryview) -> None:
         """Send one message.
 
         Raises:
@@ -176,6 +177,7 @@ def start(
     """Fork a confined child; the arguments are those of `Host.confined`."""
     down_read, down_write = os.pipe()
     up_read, up_write = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(down_read)
@@ -188,6 +190,7 @@ def start(
         if prepare is not None:
             prepare()
         _confine((down_read, up_write, *keep), max_file_bytes)
+        _die_with(parent)
         work(Channel(down_read, up_write))
     except BaseException:  # noqa: BLE001  # whatever it was, nothing of the parent's may run on in its copy
         os._exit(1)
@@ -218,3 +221,10 @@ def _confine(keep: Sequence[int], max_file_bytes: int) -> None:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel end this process when its parent ends; the last step, since a change of account undoes it."""
+    native.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)

@@ -96,17 +96,23 @@ class Asking:
 
     def _round(self, service: Service) -> list[Answer]:
         """Ask once for each thing that is still due, and return the answers to what is worth another try."""
-        if self.is_bundle_due:
+        if self._is_wanted(service, self.bundle) and "site" in self._owners:
             self.bundle = self._get(service, self.bundle_path, is_bundle=True)
-        if _is_due(self.meta) and not _is_unreachable(self.bundle):
+        if self._is_wanted(service, self.meta) and not _is_unreachable(self.bundle):
             self._ask_meta(service)
         if _is_unreachable(self.bundle) or _is_unreachable(self.meta):
             return []
         is_known = self.is_named or (self.meta is not None and self.meta.outcome != "retry")
-        if "user" in self._owners and is_known and self._is_readable() and _is_due(self.user_data):
+        is_readable = "user" in self._owners and is_known and self._is_readable()
+        if is_readable and self._is_wanted(service, self.user_data):
             self.user_data = self._get(service, self._dialects[0].USER_DATA)
         due = [self.bundle, self.user_data, self.meta if "user" in self._owners else None]
         return [answer for answer in due if answer is not None]
+
+    @staticmethod
+    def _is_wanted(service: Service, answer: Answer | None) -> bool:
+        """Whether to ask now; when the time is over, the last answer says more than that it is."""
+        return answer is None or (_is_due(answer) and service.left_s() > 0)
 
     def _is_readable(self) -> bool:
         """Whether the dialect is one in which there can be user data, as far as the meta data tells."""
@@ -138,6 +144,7 @@ class Asking:
             reader=reader,
             to_sink=is_bundle,
             refuse_html=not reader,
+            max_held_bytes=self._settings["caps.member_bytes"],
         )
 
     def _max_bytes(self, *, is_meta: bool, is_bundle: bool) -> int:

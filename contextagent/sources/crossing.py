@@ -13,55 +13,107 @@ if TYPE_CHECKING:
     from typing import Any
 
     from contextagent.host import Host
-    from contextagent.host.confine import Channel
+    from contextagent.host.confine import Channel, Child
 
 _TIMEOUT_S = 60.0
 AMICONFIG = "/var/lib/amiconfig/"
 """Where a kept payload may be put: amiconfig looks for its user data there."""
 
 
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1")
+
+
 def asked(
     host: Host,
-    data: bytes,
-    work: Callable[[bytes], dict[str, Any]],
+    work: Callable[[], dict[str, Any]],
     *,
     keep: Sequence[int] = (),
     prepare: Callable[[], None] | None = None,
-    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Return what `work` makes of foreign bytes in a confined child.
+    """Return what `work` makes of foreign bytes in a confined child, which has them from this process's memory.
 
     Args:
         host: The machine.
-        data: The bytes; without any, the child begins at once.
         work: Its dict comes back as JSON.
-        keep: Descriptors that it may read beside them.
+        keep: Descriptors that it may read.
         prepare: Done in the child before its rights are dropped: imports.
-        meanwhile: Done here while the child is at it.
 
     Raises:
         BrokenSourceError: `work` raised it; or the child died, or its time is over.
     """
-
-    def serve(channel: Channel) -> None:
-        foreign = (channel.receive(max_bytes=len(data)) or b"") if data else b""
-        try:
-            said = work(foreign)
-        except BrokenSourceError as error:
-            said = {
-                "broken": str(error),
-                "reason": error.reason,
-                "problems": [each.as_dict() for each in error.problems],
-            }
-        channel.send(jsontext.dumps(said).encode())
-
-    child = host.confined(serve, timeout_s=_TIMEOUT_S, keep=keep, prepare=prepare)
+    child = host.confined(lambda channel: _serve(channel, work), timeout_s=_TIMEOUT_S, keep=keep, prepare=prepare)
     try:
-        if meanwhile is not None:
-            meanwhile()
-        answer = jsontext.loads(child.ask(data) if data else child.hear())
+        return _answer(child)
     finally:
         child.close()
+
+
+def reading_of(
+    host: Host, data: bytes, read: Callable[[bytes], Reading], *, max_bytes: int, prepare: Callable[[], None]
+) -> Reading:
+    """Return what `read` makes of foreign bytes in a confined child.
+
+    Bytes that it offers cross as they are, and what is the whole of `data` does not cross at all.
+
+    Args:
+        host: The machine.
+        data: The bytes.
+        read: Reads them, in the child.
+        max_bytes: How much it may offer, `data` itself not counted.
+        prepare: As for `asked`.
+
+    Raises:
+        BrokenSourceError: As `asked`; or it offers more.
+    """
+
+    def serve(channel: Channel) -> None:
+        pieces: list[bytes] = []
+        _serve(channel, lambda: packed(read(data), lambda each: _set_aside(each, data, pieces)))
+        for piece in pieces:
+            channel.send(piece)
+
+    child = host.confined(serve, timeout_s=_TIMEOUT_S, prepare=prepare)
+    try:
+        answer = _answer(child)
+        left = max_bytes
+
+        def heard(said: object) -> bytes:
+            nonlocal left
+            if said is True:
+                return data
+            piece = child.hear(max_bytes=left)
+            left -= len(piece)
+            return piece
+
+        return unpacked(answer, heard)
+    finally:
+        child.close()
+
+
+def _set_aside(each: bytes, data: bytes, pieces: list[bytes]) -> bool:
+    """Return whether some bytes are all of the data; if not, they are to be sent after the reading, in its order."""
+    if each == data:
+        return True
+    pieces.append(each)
+    return False
+
+
+def _serve(channel: Channel, work: Callable[[], dict[str, Any]]) -> None:
+    try:
+        said = work()
+    except BrokenSourceError as error:
+        problems = [each.as_dict() for each in error.problems]
+        said = {"broken": str(error), "reason": error.reason, "problems": problems}
+    channel.send(jsontext.dumps(said).encode())
+
+
+def _answer(child: Child) -> dict[str, Any]:
+    answer = jsontext.loads(child.hear())
     if not isinstance(answer, dict):
         raise _nonsense()
     if "broken" in answer:
@@ -69,19 +121,21 @@ def asked(
     return answer
 
 
-def packed(reading: Reading) -> dict[str, Any]:
-    """Return a reading as JSON, its bytes as Latin-1: the confined child has no other way out."""
+def packed(reading: Reading, put: Callable[[bytes], object] = _text) -> dict[str, Any]:
+    """Return a reading as JSON; what stands for bytes in it is `put`'s word, Latin-1 if nobody says otherwise."""
     return {
         **reading.as_dict(),
-        "offers": [{**offer.as_dict(), "data": _text(offer.data)} for offer in reading.offers],
+        "offers": [
+            {**offer.as_dict(), "data": None if offer.data is None else put(offer.data)} for offer in reading.offers
+        ],
         "user_data": None,
-        "bundle": _text(reading.bundle),
+        "bundle": None if reading.bundle is None else put(reading.bundle),
         "warnings": [problem.as_dict() for problem in reading.warnings],
     }
 
 
-def unpacked(answer: dict[str, Any]) -> Reading:
-    """Return the reading that `packed` made JSON of.
+def unpacked(answer: dict[str, Any], get: Callable[[Any], bytes] = _bytes) -> Reading:
+    """Return the reading that `packed` made JSON of; `get` returns the bytes that a word of `put`'s stands for.
 
     Raises:
         BrokenSourceError: It is none, or names what no form names; the child was taken over.
@@ -90,8 +144,11 @@ def unpacked(answer: dict[str, Any]) -> Reading:
         reading = Reading(
             **{
                 **answer,
-                "offers": tuple(Offer(**{**offer, "data": _bytes(offer["data"])}) for offer in answer["offers"]),
-                "bundle": _bytes(answer["bundle"]),
+                "offers": tuple(
+                    Offer(**{**offer, "data": None if offer["data"] is None else get(offer["data"])})
+                    for offer in answer["offers"]
+                ),
+                "bundle": None if answer["bundle"] is None else get(answer["bundle"]),
                 "warnings": tuple(Problem(**problem) for problem in answer["warnings"]),
             }
         )
@@ -133,11 +190,3 @@ def _is_harmless(offer: Offer) -> bool:
             return is_place or "/" not in offer.name
         case role:
             return role == "key"
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("latin-1")
-
-
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("latin-1")

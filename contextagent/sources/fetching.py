@@ -14,7 +14,7 @@ from contextagent.errors import BrokenSourceError
 from contextagent.host.wire import Connection, left_ns
 from contextagent.payloads.http import Chunks, head_end, read_head
 from contextagent.sources.crossing import packed
-from contextagent.sources.service import CONNECTED
+from contextagent.sources.service import CONNECTED, END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,17 +86,16 @@ class Fetcher:
     def serve(self) -> None:
         """Answer the parent's questions until it hangs up; the child's whole life."""
         while (question := self._channel.receive()) is not None:
-            said, body = self._answer(jsontext.loads(question))
+            said = self._answer(jsontext.loads(question))
+            self._channel.send(END)
             self._channel.send(jsontext.dumps(said).encode())
-            self._channel.send(body)
 
-    def _answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         self._requests = 0
         self._is_connected = self._is_connected or question["is_connected"]
-        body = b""
         said: dict[str, Any]
         try:
-            said, body = self._fetch(question)
+            said = self._fetch(question)
         except _Failed as failure:
             said = {"outcome": failure.outcome, "reason": failure.reason, "detail": failure.detail}
             self._drop()
@@ -109,14 +108,14 @@ class Fetcher:
         except OSError as error:
             said = {"outcome": "retry", "reason": "reset", "detail": error.strerror or str(error)}
             self._drop()
-        return {**said, "requests": self._requests}, body
+        return {**said, "requests": self._requests}
 
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _fetch(self, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def _fetch(self, question: dict[str, Any]) -> dict[str, Any]:
         if question["method"] == "GET" and not question["to_sink"] and self._sink_fd is not None:
             # from here on a user's bytes may be read: whoever takes this child over by them must not reach the site's
             os.close(self._sink_fd)
@@ -126,23 +125,18 @@ class Fetcher:
         said |= _judged(head)
         if head.status != _OK:
             self._drain(head, rest)
-            return said, b""
+            return said
         kind = head.header("content-type").partition(";")[0].strip().lower()
         if question["refuse_html"] and kind in _HTML:
             raise _html()
-        body = self._body(head, rest, question, end_ns)
-        size = body if isinstance(body, int) else len(body)
+        size, data = self._body(head, rest, question, end_ns)
         said["size_bytes"] = size
         if not size:
-            return {**said, "outcome": "absent", "reason": "empty", "detail": "its answer is empty"}, b""
-        start = os.pread(self._sink(), _START_BYTES, 0) if isinstance(body, int) else body[:_START_BYTES]
-        if question["refuse_html"] and not kind and start.lstrip(_BLANK).lower().startswith(_HTML_STARTS):
+            return {**said, "outcome": "absent", "reason": "empty", "detail": "its answer is empty"}
+        start = data[:_START_BYTES].lstrip(_BLANK).lower()
+        if question["refuse_html"] and not kind and start.startswith(_HTML_STARTS):
             raise _html()
-        if isinstance(body, int):
-            return said, b""
-        if question["reader"]:
-            return {**said, "reading": self._read(question["reader"], body)}, b""
-        return said, body
+        return {**said, "reading": self._read(question["reader"], data)} if question["reader"] else said
 
     def _read(self, reader: str, body: bytes) -> dict[str, Any]:
         try:
@@ -227,8 +221,8 @@ class Fetcher:
             if interim > _MAX_INTERIM:
                 raise _Failed("broken", "bad-http", "it sends one interim answer after the other")
 
-    def _body(self, head: Head, rest: bytes, question: dict[str, Any], end_ns: int) -> bytes | int:
-        """Return the body, or, when it went to the sink, its size."""
+    def _body(self, head: Head, rest: bytes, question: dict[str, Any], end_ns: int) -> tuple[int, bytes]:
+        """Pass the body on, and return its size, and the body itself for a reader or its beginning for a look at it."""
         allowed = question["max_bytes"]
         if head.length is not None and head.length > allowed:
             raise _too_large(allowed)
@@ -244,12 +238,14 @@ class Fetcher:
                 raise _too_large(allowed)
             if question["to_sink"]:
                 _write(self._sink(), piece, size)
-            else:
+            elif piece and not question["reader"]:
+                self._channel.send(piece)
+            if question["reader"] or size < _START_BYTES:
                 kept += piece
             size += len(piece)
         if not head.is_kept:
             self._drop()
-        return size if question["to_sink"] else bytes(kept)
+        return size, bytes(kept)
 
     def _sink(self) -> int:
         if self._sink_fd is None:

@@ -18,7 +18,7 @@ class Found(Value):
     Attributes:
         source: `disk:L1+L2` (every layout that the disk is in), or `metadata:DIALECT`.
         trust: `channel` for the site's word on a site-trusted disk, else `none`.
-        user_data: Raw, still to be read; always None for the site.
+        user_data: Raw, still to be read, or the descriptor of a file with it; always None for the site.
         medium: Where the offers' paths are, open until `Findings.close`; None where every offer has its data with it.
     """
 
@@ -27,7 +27,7 @@ class Found(Value):
     trust: Trust
     offers: tuple[Offer, ...]
     variables: Mapping[str, str]
-    user_data: bytes | None
+    user_data: bytes | int | None
     medium: NamedMedium | None
 
     @property

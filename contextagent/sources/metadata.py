@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from contextagent.digests import new_sha512, sha512_hex
+from contextagent.digests import sha512_hex
 from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.model import OWNERS, Problem, Verdict
 from contextagent.payloads.address import parse_address
@@ -101,6 +101,7 @@ class _Search:
             start_ns=self._start_ns,
             sink_fd=self._sink_fd,
             max_sink_bytes=max_bundle_bytes(self._settings),
+            folder="" if is_trial else HOME,
             readers={dialect.NAME: dialect.read for dialect in self._dialects},
         )
         self._asking.rounds(self._service)
@@ -125,9 +126,11 @@ class _Search:
             self._service.close()
         if self._unpacked is not None:
             self._unpacked.close()
-        if self._sink_fd is not None:
-            os.close(self._sink_fd)
-            self._sink_fd = None
+        user_data, self._asking.user_data = self._asking.user_data, None
+        for fd in (self._sink_fd, user_data.file_fd if user_data else None):
+            if fd is not None:
+                os.close(fd)
+        self._sink_fd = None
 
     def _unverifiable(self) -> str:
         """Return why no bundle may be taken; this version can't verify a signature, so it must not do without one."""
@@ -160,15 +163,13 @@ class _Search:
         if answer is None or answer.outcome != "found" or self._sink_fd is None:
             self._judge_answer("site", self._asking.bundle_path, answer)
             return
-        from contextagent.sources.unpacking import unpack  # noqa: PLC0415  # only where there is a bundle
+        from contextagent.sources.unpacking import PackedDigest, unpack  # noqa: PLC0415  # only where there is a bundle
 
-        digest = new_sha512(answer.size_bytes)
+        digest = PackedDigest(self._host, self._sink_fd, answer.size_bytes)
         folder = "" if is_trial else HOME
         cause = ""
         try:
-            self._unpacked = unpack(
-                self._host, self._sink_fd, self._settings, owner="site", folder=folder, digest=digest
-            )
+            self._unpacked = unpack(self._host, self._sink_fd, self._settings, owner="site", folder=folder)
         except (BrokenSourceError, CannotWriteError) as error:
             cause = f"{error.reason}: {error}"
         facts = {"bytes": answer.size_bytes, "sha512": digest.hexdigest()}
@@ -204,12 +205,11 @@ class _Search:
         ):
             message = f"{self._asking.meta.message}, going on without the instance's id and keys"
             self._warnings.append(Problem(reason=self._asking.meta.reason, message=message))
-        data = (
-            self._asking.user_data.body
-            if self._asking.user_data and self._asking.user_data.outcome == "found"
-            else None
-        )
-        is_broken = self._asking.user_data is not None and self._asking.user_data.outcome in ("broken", "retry")
+        answer = self._asking.user_data
+        data: bytes | int | None = None
+        if answer is not None and answer.outcome == "found":
+            data = answer.body if answer.file_fd is None else answer.file_fd
+        is_broken = answer is not None and answer.outcome in ("broken", "retry")
         found = Found(
             owner="user",
             source=self._source,
@@ -223,15 +223,22 @@ class _Search:
             self._found["user"] = found
         requester = {"requester": _requester(meta)} if meta and _requester(meta) else {}
         path = self._asking.dialect.USER_DATA
-        if data and self._asking.user_data:
-            facts = {"bytes": len(data), "sha512": sha512_hex(data), **requester}
-            self._judge("user", "found", self._had(path, self._asking.user_data), path, self._asking.user_data, facts)
-        elif self._asking.user_data:
-            self._judge_answer("user", path, self._asking.user_data, requester)
+        if data is not None and answer is not None:
+            facts = {"bytes": answer.size_bytes, "sha512": self._digest(data, answer.size_bytes), **requester}
+            self._judge("user", "found", self._had(path, answer), path, answer, facts)
+        elif answer is not None:
+            self._judge_answer("user", path, answer, requester)
         elif self._asking.meta:
             self._judge_answer("user", self._asking.dialect.META_DATA, self._asking.meta)
         else:
             self._judge_answer("user", self._asking.bundle_path, self._asking.bundle)
+
+    def _digest(self, data: bytes | int, size_bytes: int) -> str:
+        if not isinstance(data, int):
+            return sha512_hex(data)
+        from contextagent.sources.unpacking import PackedDigest  # noqa: PLC0415  # user data that large is rare
+
+        return PackedDigest(self._host, data, size_bytes).hexdigest()
 
     def _had(self, path: str, answer: Answer) -> str:
         return f"'{self._url(path)}' ({answer.size_bytes} bytes)"

@@ -12,6 +12,7 @@ import time
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.model import Value
+from contextagent.sources.body import Body
 from contextagent.sources.crossing import unpacked
 
 TYPE_CHECKING = False
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Outcome = Literal["found", "absent", "retry", "broken", "unreachable", "unauthorised"]
 
 OUTCOMES = ("found", "absent", "retry", "broken", "unreachable", "unauthorised")
+END = b""
+"""What the child sends between the pieces of a body and what it says of it."""
 CONNECTED = b"connected"
 """What the child says once, as soon as the first connection stands: from then on a try has its own time."""
 _NS = 10**9
@@ -35,6 +38,7 @@ _CONNECT_SHARE = 0.97
 _GRACE_S = 1.0
 """How long after its deadline a child that keeps it itself is waited for, on a machine that has other things to do."""
 _MAX_SAID_BYTES = 64 << 20
+_MAX_PIECE_BYTES = 1 << 20
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-._~")
 _MAX_WORD_CHARS = 256
 _REASON = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -48,7 +52,8 @@ class Answer(Value):
         reason: A fixed word: `not-found`, `empty`, `forbidden`, `redirect`, `html`, `wrong-length`, `timeout`, …
         message: A sentence that names the URL; empty when it was found.
         status: Of HTTP; 0 when there was none.
-        body: Empty when it went to the sink, or to a reader.
+        body: Empty when it went to the sink, to a reader, or to a file.
+        file_fd: Of the file that a body went to which was too large to be held; the caller closes it; None for no file.
         size_bytes: Of the body, wherever it went.
         reading: What the reader made of it.
         retry_after_s: What the server asks to wait, at most 30.
@@ -60,6 +65,7 @@ class Answer(Value):
     message: str = ""
     status: int = 0
     body: bytes = b""
+    file_fd: int | None = None
     size_bytes: int = 0
     reading: Reading | None = None
     retry_after_s: float = 0.0
@@ -78,6 +84,7 @@ class Service:
         start_ns: The phase's start, on the monotonic clock.
         sink_fd: An open file for a body that is too large to be held; the caller closes it.
         max_sink_bytes: How large that may become.
+        folder: Guest path of a folder of the agent's own for bodies that are not held; empty for this machine's /tmp.
         readers: Name to what reads a body in the child.
 
     Attributes:
@@ -95,6 +102,7 @@ class Service:
         start_ns: int,
         sink_fd: int | None = None,
         max_sink_bytes: int = 0,
+        folder: str = "",
         readers: Mapping[str, Callable[[bytes], Reading]] | None = None,
     ) -> None:
         self._address = address
@@ -104,6 +112,7 @@ class Service:
         self._end_ns = start_ns + int(total_s * _NS)
         self._sink_fd = sink_fd
         self._max_sink_bytes = max_sink_bytes
+        self._folder = folder
         self._readers = readers or {}
         self._child: Child | None = None
         self._is_connected = False
@@ -133,6 +142,7 @@ class Service:
         reader: str = "",
         to_sink: bool = False,
         refuse_html: bool = False,
+        max_held_bytes: int | None = None,
     ) -> Answer:
         """Ask once for what is at `path`.
 
@@ -143,6 +153,7 @@ class Service:
             reader: Which reader gets the body, in the child.
             to_sink: The body is written to the sink, from its start.
             refuse_html: An HTML page is none of what can be there.
+            max_held_bytes: A body larger than this goes to a file; None for no bound but `max_bytes`.
         """
         return self._ask(
             path,
@@ -154,14 +165,15 @@ class Service:
                 "to_sink": to_sink,
                 "refuse_html": refuse_html,
             },
+            max_bytes if max_held_bytes is None else max_held_bytes,
         )
 
     def put(self, path: str, *, headers: Mapping[str, str], max_bytes: int) -> Answer:
         """Send an empty body to `path`, once; the answer is what came back."""
         question = {"method": "PUT", "headers": list(headers.items()), "max_bytes": max_bytes}
-        return self._ask(path, {**question, "reader": "", "to_sink": False, "refuse_html": True})
+        return self._ask(path, {**question, "reader": "", "to_sink": False, "refuse_html": True}, max_bytes)
 
-    def _ask(self, path: str, question: dict[str, Any]) -> Answer:
+    def _ask(self, path: str, question: dict[str, Any], max_held_bytes: int) -> Answer:
         def failed(outcome: Outcome, reason: str, detail: str) -> Answer:
             return Answer(outcome=outcome, reason=reason, message=self._message(path, detail))
 
@@ -172,8 +184,12 @@ class Service:
         try:
             is_tokens = question["method"] == "PUT"
             child = self._ready_child(may_have_sink=is_tokens or question["to_sink"], needs_sink=question["to_sink"])
-            said, body = self._asked(child, path, question)
-            return self._judged(path, question, said, body)
+            body = Body(self._host, self._folder, question["max_bytes"], max_held_bytes)
+            try:
+                said = self._asked(child, path, question, body)
+                return self._judged(path, question, said, body)
+            finally:
+                body.close()
         except BrokenSourceError as error:
             self.close()
             detail = str(error).partition(": ")[2]
@@ -181,8 +197,8 @@ class Service:
                 return failed("broken", error.reason, detail)
             return failed("retry", "timeout" if error.reason == "reader-timeout" else error.reason, detail)
 
-    def _asked(self, child: Child, path: str, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Return what the child says, and the body it holds; it is killed when it does not say so in time."""
+    def _asked(self, child: Child, path: str, question: dict[str, Any], body: Body) -> dict[str, Any]:
+        """Return what the child says, and take in the body; the child is killed when it does not say so in time."""
         question = {
             **question,
             "target": f"{self._address.prefix}{_quoted(path)}",
@@ -192,25 +208,28 @@ class Service:
             "is_connected": self._is_connected,
         }
         end_s = self._try_end_s() if self._is_connected else self._connect_end_ns / _NS + _GRACE_S
-        said = child.ask(jsontext.dumps(question).encode(), max_bytes=_MAX_SAID_BYTES, end_s=end_s)
-        if said == CONNECTED and not self._is_connected:
+        piece = child.ask(jsontext.dumps(question).encode(), max_bytes=_MAX_PIECE_BYTES, end_s=end_s)
+        if piece == CONNECTED and not self._is_connected:
             self._is_connected = True
             end_s = self._try_end_s()
-            said = child.hear(max_bytes=_MAX_SAID_BYTES, end_s=end_s)
-        body = child.hear(max_bytes=question["max_bytes"], end_s=end_s)
+            piece = child.hear(max_bytes=_MAX_PIECE_BYTES, end_s=end_s)
+        while piece != END:
+            body.add(piece)
+            piece = child.hear(max_bytes=_MAX_PIECE_BYTES, end_s=end_s)
+        said = child.hear(max_bytes=_MAX_SAID_BYTES, end_s=end_s)
         try:
             answer = jsontext.loads(said)
         except ValueError:
             raise _nonsense() from None
         if not isinstance(answer, dict):
             raise _nonsense()
-        return answer, body
+        return answer
 
     def _try_end_s(self) -> float:
         """Return the moment at which a child that has not answered a try from now on is killed."""
         return min(time.monotonic_ns() + int(self._try_s * _NS), self._end_ns) / _NS + _GRACE_S
 
-    def _judged(self, path: str, question: dict[str, Any], said: dict[str, Any], body: bytes) -> Answer:
+    def _judged(self, path: str, question: dict[str, Any], said: dict[str, Any], body: Body) -> Answer:
         """Return what a child said, after a look at every part of it: whoever took it over could say anything."""
         outcome: Any = said.get("outcome")
         reason: Any = said.get("reason")
@@ -237,14 +256,15 @@ class Service:
             reason=reason,
             message="" if outcome == "found" else self._message(path, detail[:300]),
             status=status,
-            body=body if outcome == "found" else b"",
+            body=body.held() if outcome == "found" else b"",
+            file_fd=body.taken() if outcome == "found" else None,
             size_bytes=size,
             reading=reading,
             retry_after_s=max(0.0, min(wait_s, 30.0)),
             content_type=kind[:100],
         )
 
-    def _found(self, question: dict[str, Any], said: dict[str, Any], body: bytes) -> Reading | None:
+    def _found(self, question: dict[str, Any], said: dict[str, Any], body: Body) -> Reading | None:
         """Return the reading of what was found, if it was to be read; the size that was said must be the true one."""
         if question["reader"]:
             packed = said.get("reading")
@@ -255,7 +275,7 @@ class Service:
         if question["to_sink"] and self._sink_fd is not None:
             is_true = os.fstat(self._sink_fd).st_size == said["size_bytes"]
         else:
-            is_true = len(body) == said["size_bytes"]
+            is_true = body.size_bytes == said["size_bytes"]
         if not is_true:
             raise _nonsense()
         return None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
+from contextagent.errors import BrokenSourceError
+from contextagent.model import Reading
 from contextagent.payloads.userdata import prepare, read_user_data
-from contextagent.sources.crossing import asked, packed, unpacked
+from contextagent.sources.crossing import reading_of
 from contextagent.sources.unpacking import caps_of, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.host import Host
-    from contextagent.model import Reading
     from contextagent.policy.settings import Settings
     from contextagent.sources.unpacking import BundleMedium, Unpacked
+
+
+_HEAD_BYTES = 1 << 16
+"""Enough of a packed archive to see its first header."""
 
 
 class Unfolded:
@@ -19,7 +26,7 @@ class Unfolded:
 
     Args:
         host: The machine.
-        data: The user data.
+        data: The user data; or the descriptor of a file with it, where it is too large to be anything but a bundle.
         settings: For the caps.
         folder: Guest path of a private folder; empty for a trial, which unpacks below this machine's /tmp.
 
@@ -28,11 +35,12 @@ class Unfolded:
         CannotWriteError: A bundle can't be unpacked.
     """
 
-    def __init__(self, host: Host, data: bytes, settings: Settings, folder: str) -> None:
+    def __init__(self, host: Host, data: bytes | int, settings: Settings, folder: str) -> None:
         self._unpacked: Unpacked | None = None
-        self.reading = _read(host, data, settings)
-        if self.reading.bundle is not None:
-            self._unpacked = unpack(host, self.reading.bundle, settings, owner="user", folder=folder, name="user data")
+        self.reading = _read_file(data) if isinstance(data, int) else _read(host, data, settings)
+        source = data if isinstance(data, int) else self.reading.bundle
+        if source is not None:
+            self._unpacked = unpack(host, source, settings, owner="user", folder=folder, name="user data")
             said = self._unpacked.reading
             self.reading = self.reading.replace(
                 offers=(*self.reading.offers, *said.offers),
@@ -56,6 +64,24 @@ def _read(host: Host, data: bytes, settings: Settings) -> Reading:
     caps = caps_of(settings)
     if data.startswith(b"#!"):
         return read_user_data(data, caps=caps)
-    return unpacked(
-        asked(host, data, lambda foreign: packed(read_user_data(foreign, caps=caps)), prepare=lambda: prepare(data))
+    return reading_of(
+        host,
+        data,
+        lambda foreign: read_user_data(foreign, caps=caps),
+        max_bytes=caps.total_bytes,
+        prepare=lambda: prepare(data),
     )
+
+
+def _read_file(fd: int) -> Reading:
+    """Return what large user data says: only a bundle may be larger than one of its members.
+
+    Raises:
+        BrokenSourceError: It is none.
+    """
+    from contextagent.payloads.forms import tar  # noqa: PLC0415  # most user data is small
+
+    if not tar.recognises(os.pread(fd, _HEAD_BYTES, 0)):
+        message = "cannot read 'user-data': it is larger than one file may be, and no tar archive"
+        raise BrokenSourceError(message, reason="member-too-large")
+    return Reading(layout="tar", variables_owner="user")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from contextagent.host.files import NEW, Files, random_name
+from contextagent.digests import new_sha512
+from contextagent.errors import BrokenSourceError
+from contextagent.host.files import CHUNK_BYTES, NEW, Files, random_name
 from contextagent.model import Problem, Reading
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.native import native_offers, top_folder
@@ -15,14 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from contextagent.digests import Digest
     from contextagent.host import Host
     from contextagent.model import Owner
     from contextagent.payloads.bundle import Member
     from contextagent.policy.settings import Settings
 
 
-_PIECE_BYTES = 1 << 16
+_TIMEOUT_S = 60.0
+_LARGE_BYTES = 8 << 20
+"""From here on a child of its own pays for the digest: it takes ten times as long as starting one."""
+_HEX_DIGITS = 128
 
 
 def caps_of(settings: Settings) -> Caps:
@@ -81,7 +85,6 @@ def unpack(
     owner: Owner,
     folder: str,
     name: str = "bundle",
-    digest: Digest | None = None,
 ) -> Unpacked:
     """Return a bundle unpacked to a private folder, after a confined child has judged the very same bytes.
 
@@ -94,7 +97,6 @@ def unpack(
         folder: Guest path of a folder of the agent's own, made 0700 if it is missing; on the file system of its state,
             so that what is unpacked can be moved from there. Empty for a trial: then it is this machine's /tmp.
         name: What to call it: `user data`, `default.tgz`.
-        digest: Takes in the packed bytes while the child is judging them, whatever comes of that.
 
     Raises:
         BrokenSourceError: It breaks a rule or is past a cap, its writer's fault; the error names member and rule.
@@ -103,13 +105,10 @@ def unpack(
     from contextagent.payloads.bundle import check, extract  # noqa: PLC0415  # the child is to find it loaded
 
     caps = caps_of(settings)
-    data, keep = (b"", (source,)) if isinstance(source, int) else (source, ())
     asked(
         host,
-        data,
-        lambda foreign: {"members": len(check(_opened(source if keep else foreign), caps))},
-        keep=keep,
-        meanwhile=(lambda: _take_in(source, digest)) if digest is not None else None,
+        lambda: {"members": len(check(_opened(source), caps))},
+        keep=(source,) if isinstance(source, int) else (),
     )
     # Here it is judged once more: what a child that was taken over made of the file does not matter
     if folder:
@@ -137,15 +136,49 @@ def _opened(source: bytes | int) -> BinaryIO:
     return io.BytesIO(source)
 
 
-def _take_in(source: bytes | int, digest: Digest) -> None:
-    """Digest the packed bytes; a file's are read without its offset, by which the child reads just now."""
-    if not isinstance(source, int):
-        digest.update(source)
-        return
-    at = 0
-    while data := os.pread(source, _PIECE_BYTES, at):
-        digest.update(data)
-        at += len(data)
+class PackedDigest:
+    """The SHA-512 of a packed bundle, of much of it taken by a child while the bundle is being judged and unpacked.
+
+    Args:
+        host: The machine.
+        fd: The file, whose offset is left alone.
+        size_bytes: How much it holds.
+    """
+
+    def __init__(self, host: Host, fd: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._size_bytes = size_bytes
+        self._child = None
+        if size_bytes >= _LARGE_BYTES:
+            self._child = host.confined(
+                lambda channel: channel.send(self._computed().encode()),
+                timeout_s=_TIMEOUT_S,
+                keep=(fd,),
+                prepare=self._load,
+            )
+
+    def hexdigest(self) -> str:
+        """Return the digest; call it once, before the file is closed."""
+        if self._child is None:
+            return self._computed()
+        try:
+            return self._child.hear(max_bytes=_HEX_DIGITS).decode()
+        except BrokenSourceError:  # killed, such as for want of memory
+            return self._computed()
+        finally:
+            self._child.close()
+
+    def _load(self) -> None:
+        """Import what digests much."""
+        new_sha512(self._size_bytes)
+
+    def _computed(self) -> str:
+        digest = new_sha512(self._size_bytes)
+        at = 0
+        while data := os.pread(self._fd, CHUNK_BYTES, at):
+            digest.update(data)
+            at += len(data)
+        return digest.hexdigest()
 
 
 def _reading(medium: BundleMedium, owner: Owner, name: str, *, is_empty: bool) -> Reading:

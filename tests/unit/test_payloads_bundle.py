@@ -179,10 +179,12 @@ def test_names_modes_contents_and_links_come_out_as_they_went_in(tmp_path: Path)
     assert (tmp_path / "out").stat().st_mode & 0o7777 == 0o700
 
 
-def test_gzip_in_several_parts_with_zeros_behind_is_one_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", [1, 511, 700, 1600, 2047])
+def test_gzip_in_several_parts_with_zeros_behind_is_one_stream(split: int, tmp_path: Path) -> None:
     data = tar(file("a", b"x" * 1000), file("b")).getvalue()
-    parts = gzip.compress(data[:700]) + gzip.compress(data[700:]) + bytes(100_000)
+    parts = gzip.compress(data[:split]) + gzip.compress(data[split:]) + bytes(100_000)
     assert len(extract(io.BytesIO(parts), str(tmp_path / "out"), CAPS)) == 2
+    assert (tmp_path / "out/a").read_bytes() == b"x" * 1000
 
 
 @pytest.mark.parametrize("split", range(65530, 65540))

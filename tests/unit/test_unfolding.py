@@ -11,7 +11,7 @@ from contextagent.host import Host
 from contextagent.model import Offer, Reading
 from contextagent.policy.layer import Layer
 from contextagent.policy.settings import merge
-from contextagent.sources import unfolding
+from contextagent.sources import crossing, unfolding
 from contextagent.sources.unfolding import Unfolded
 
 if TYPE_CHECKING:
@@ -55,6 +55,6 @@ def test_a_reader_that_was_taken_over_names_no_path_of_ours(
 def test_a_reader_that_answers_nonsense_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(unfolding, "packed", lambda _: answer)
+    monkeypatch.setattr(crossing, "packed", lambda *_: answer)
     with pytest.raises(BrokenSourceError, match="answered nonsense"):
         unfolded(tmp_path, b"MIME-Version: 1.0\n")

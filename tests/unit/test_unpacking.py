@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +14,7 @@ from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.host import Host
 from contextagent.policy.layer import Layer
 from contextagent.policy.settings import merge
-from contextagent.sources.unpacking import unpack
+from contextagent.sources.unpacking import PackedDigest, unpack
 from tests.tars import file, folder, tar, tgz
 
 if TYPE_CHECKING:
@@ -123,15 +123,22 @@ def test_a_nameless_file_has_no_name_and_is_nobody_elses(tmp_path: Path) -> None
     os.close(fd)
 
 
-@pytest.mark.parametrize("is_file", [False, True], ids=["bytes", "a nameless file"])
-@pytest.mark.parametrize("name", ["prolog.sh", "../evil"])
-def test_the_packed_bytes_are_digested_whatever_comes_of_them(tmp_path: Path, name: str, *, is_file: bool) -> None:
-    packed = tgz(file(name, os.urandom(3 << 20))).getvalue()
-    source = in_a_file(tmp_path, packed) if is_file else packed
-    digest = hashlib.sha512()
-    host = Host(str(tmp_path))
-    with contextlib.suppress(BrokenSourceError):
-        unpack(host, source, DEFAULTS, owner="site", folder="/state", digest=digest).close()
+@pytest.mark.parametrize("size_bytes", [0, 100_000, 10 << 20])
+def test_the_packed_bytes_are_digested_while_they_are_read(tmp_path: Path, size_bytes: int) -> None:
+    packed = gzip.compress(file("prolog.sh") + file("large", os.urandom(size_bytes)), 0)
+    source = in_a_file(tmp_path, packed)
+    digest = PackedDigest(Host(str(tmp_path)), source, len(packed))
+    with pytest.raises(BrokenSourceError, match="ends too early"):
+        unpacked(tmp_path, source)
     assert digest.hexdigest() == hashlib.sha512(packed).hexdigest()
-    if is_file:
-        os.close(int(source))
+    os.close(source)
+
+
+def test_a_digest_whose_child_is_killed_is_taken_all_the_same(tmp_path: Path) -> None:
+    packed = bytes(10 << 20)
+    source = in_a_file(tmp_path, packed)
+    digest = PackedDigest(Host(str(tmp_path)), source, len(packed))
+    assert digest._child
+    os.kill(digest._child._pid, signal.SIGKILL)
+    assert digest.hexdigest() == hashlib.sha512(packed).hexdigest()
+    os.close(source)
