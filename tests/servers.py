@@ -117,7 +117,7 @@ class Server:
         self._listener.close()
 
     def wait_played(self) -> None:
-        """Wait until one more play has been played to its end."""
+        """Wait until one more play has come to its end, or the client has gone."""
         assert self._done.acquire(timeout=_LONGEST_S)
 
     def close(self) -> None:
@@ -157,8 +157,10 @@ class Server:
                 with self._lock:
                     self.requests.append(request)
                     play = self._play(request)
-                is_kept = self._act(connection, play)
-                self._done.release()
+                try:
+                    is_kept = self._act(connection, play)
+                finally:
+                    self._done.release()
                 if not is_kept:
                     return
 
