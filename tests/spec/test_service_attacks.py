@@ -42,7 +42,7 @@ CANARY = "canary-4f1d0c9e7a"
 
 
 def test_no_process_and_no_temporary_file_is_left(machine: Machine, service: Service) -> None:
-    policy(machine)
+    policy(machine, total_s="1")
     service.pages = ec2(Page(fault="hang"), bundle=spoken(machine, "epilog.sh"))
     before = set(Path("/tmp").iterdir())
     hear(machine, service)
@@ -202,7 +202,7 @@ def test_names_and_reasons_of_a_hostile_server_reach_the_console_without_control
 
 
 def test_the_whole_boot_stays_in_its_bounds_though_everything_drips(machine: Machine, service: Service) -> None:
-    policy(machine, dialect="auto", total_s="3")
+    policy(machine, dialect="auto", total_s="1")
     slow = Page(b"x" * 100000, fault="drip", pause_s=0.02)
     paths = (META, "/openstack/latest/meta-data.json", "/latest/meta-data/instance-id", DATA, BUNDLE)
     service.pages = dict.fromkeys(paths, slow)

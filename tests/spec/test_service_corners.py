@@ -126,7 +126,7 @@ def test_json_of_nova_with_a_byte_order_mark_or_in_latin_costs_no_bundle(machine
 
 
 def test_a_server_that_listens_and_never_takes_a_connection_is_broken(machine: Machine) -> None:
-    policy(machine)
+    policy(machine, total_s="1")
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         assert hear(machine, f"http://127.0.0.1:{deaf.getsockname()[1]}").code == 1
     assert set(verdicts(machine).values()) == {"broken"}
@@ -164,7 +164,7 @@ def test_a_bundle_that_never_comes_does_not_cost_the_user_its_data(machine: Mach
 
 
 def test_a_bundle_that_takes_the_whole_time_does_not_cost_the_user_its_data(machine: Machine, service: Service) -> None:
-    policy(machine, try_s="10", total_s="2")
+    policy(machine, try_s="10", total_s="1")
     service.pages = ec2(told(machine), bundle=Page(fault="hang"))
     assert hear(machine, service).code == 1
     assert service.paths()[0] == BUNDLE

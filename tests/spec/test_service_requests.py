@@ -222,8 +222,7 @@ def test_proxy_variables_and_a_netrc_change_nothing(machine: Machine, service: S
     assert not [each for each in service.requests if "canary" in str(each.headers)]
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("path", [BUNDLE, DATA])
+@pytest.mark.parametrize(("path", "status"), [(BUNDLE, 301), (BUNDLE, 303), (BUNDLE, 308), (DATA, 302), (DATA, 307)])
 def test_a_redirect_is_broken_and_not_followed(machine: Machine, service: Service, status: int, path: str) -> None:
     policy(machine)
     service.pages = pages_of(machine, "ec2")
@@ -251,7 +250,7 @@ def test_an_address_with_a_name_is_refused_before_anything_is_sent(machine: Mach
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1", "ftp://127.0.0.1", "file:///etc", "http://", "http://127.0.0.1:99999", "http://127.0.0.1:x",
+    ["", "127.0.0.1", "ftp://127.0.0.1", "file:///etc", "http://", "http://127.0.0.1:99999",
      "http://1.2.3", "http://0x7f.1", "http://127.0.0.1/?a=b", "http://127.0.0.1/#a", "http://127.0.0.1\r\nX: y"],
 )  # fmt: skip
 def test_an_address_that_is_none_is_a_usage_error(machine: Machine, url: str) -> None:

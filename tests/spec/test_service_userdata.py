@@ -236,7 +236,7 @@ HOSTILE = [
 def test_nothing_of_user_data_changes_what_is_fetched_and_run_for_the_site(
     machine: Machine, service: Service, kind: str
 ) -> None:
-    policy(machine)
+    policy(machine, total_s="1")
     data = hostile(machine)
     assert sorted(data) == HOSTILE
     bundle = spoken(machine, "init.sh", "epilog.sh")
