@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from contextagent.payloads.caps import Caps
 
 CHUNK_BYTES = 1 << 16
+MIN_UNPACKED_BYTES = 1 << 16
+"""Taken whatever the ratio: a tar of next to nothing is 10 KiB of zeros, which gzip makes 45 bytes of."""
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_PARTS = 1 << 14
 _GZIP_WBITS = 31  # a gzip header and trailer, the largest window
@@ -34,7 +36,7 @@ class Stream:
     def __init__(self, source: BinaryIO, caps: Caps, what: str) -> None:
         self._source = source
         self._what = what
-        self._allowed_bytes = source.seek(0, os.SEEK_END) * caps.ratio
+        self._allowed_bytes = max(source.seek(0, os.SEEK_END) * caps.ratio, MIN_UNPACKED_BYTES)
         source.seek(0)
         self._packed = source.read(CHUNK_BYTES)
         self.is_packed = self._packed.startswith(GZIP_MAGIC)
