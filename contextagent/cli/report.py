@@ -190,6 +190,7 @@ _SKIPS = {
     "interrupted": "it runs once and was interrupted when the agent was killed; 'rerun: safe' would repeat it",
     "cloud-init": "cloud-init in this image runs the user data itself",
     "budget": "the phase's time was over before its turn ('phase_budget_s')",
+    "changed": "it is not what was staged any more: a script with root's rights before it changed it",
     "done": "it ran before the agent was killed in this phase",
     "trace-full": "the trace can't be written, and 'trace.on_full' is strict",
     "not-recordable": "it runs once, and nothing could be written down about it; it will be tried again",

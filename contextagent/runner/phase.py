@@ -11,7 +11,7 @@ from contextagent.errors import ContextAgentError
 from contextagent.model import Problem
 from contextagent.runner.folders import WORKING, parked
 from contextagent.runner.script import Job, run_script
-from contextagent.runner.state import instance_folder
+from contextagent.runner.state import digest_of, instance_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,6 +139,10 @@ class PhaseRun:
         if step.profile == "unprivileged" and job.account is None:
             self.report(step, "refused", reason="no-account")
             return
+        if self._is_changed(step, job):
+            self._refuse(step, "changed", f"cannot run '{step.id}': it is not what was staged")
+            self.report(step, "refused", reason="changed")
+            return
         is_durable = self._journal.record("start", **self._start_facts(step, job))
         if not is_durable and step.frequency == "once" and not self._remember(step):
             self.report(step, "skipped", reason="not-recordable")
@@ -151,6 +155,11 @@ class PhaseRun:
         self._report_ending(step, ending)
         if step.frequency == "once" and ending.has_run:
             self.once[step.id] = (step.sha512, "done")
+
+    def _is_changed(self, step: Step, job: Job) -> bool:
+        """Whether a script is not what was staged: whoever runs with root's rights, or the caller's, could reach it."""
+        is_in_reach = self._around.accounts["user"] is None
+        return is_in_reach and digest_of(self._host, job.script) not in ("", step.sha512)
 
     def _report_ending(self, step: Step, ending: Ending) -> None:
         self.report(step, "ok" if _is_veto(step, ending) else ending.state, reason=_reason(step, ending), ending=ending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -59,13 +60,14 @@ class Stand:
 
     def step(self, name: str, text: str = "exit 0\n", owner: Owner = "site", **changes: Any) -> Step:
         content = f"scripts/{owner}/post-network/{name}"
-        self.host.files.create(f"{instance_folder('i')}/{content}", (f"#!/bin/sh\n{text}".encode(),))
+        data = f"#!/bin/sh\n{text}".encode()
+        self.host.files.create(f"{instance_folder('i')}/{content}", (data,))
         step = Step(
             id=f"{owner}/post-network/{name}",
             kind="script",
             owner=owner,
             phase="post-network",
-            sha512="5" * 128,
+            sha512=hashlib.sha512(data).hexdigest(),
             profile="caller",
             limits=LIMITS,
             frequency="once" if owner == "user" else "every-boot",
@@ -155,8 +157,9 @@ def test_a_script_sees_its_phase_owner_and_folder(stand: Stand) -> None:
 
 
 def test_a_once_script_is_remembered_and_an_every_boot_one_is_not(stand: Stand) -> None:
-    work = stand.phase(stand.step("a", owner="user"), stand.step("b"))
-    assert work.once == {"user/post-network/a": ("5" * 128, "done")}
+    mine = stand.step("a", owner="user")
+    work = stand.phase(mine, stand.step("b"))
+    assert work.once == {"user/post-network/a": (mine.sha512, "done")}
 
 
 def lose_the_trace(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +307,15 @@ def test_a_script_that_was_taken_away_ends_by_abort_and_the_next_one_runs(stand:
     assert [report["state"] for report in work.reports] == ["failed", "ok"]
     assert [record["bytes"] > 0 for record in stand.events("start")] == [False, True]
     assert list(work.once) == [later.id], "what never ran is not done"
+
+
+def test_a_script_that_was_changed_since_it_was_staged_is_refused_and_the_next_one_runs(stand: Stand) -> None:
+    changed, later = stand.step("changed"), stand.step("later")
+    stand.host.files.write(f"{instance_folder('i')}/{changed.content}", b"#!/bin/sh\nexit 0\n#\n")
+    work = stand.phase(changed, later)
+    assert [(report["state"], report["reason"]) for report in work.reports] == [("refused", "changed"), ("ok", None)]
+    assert [record["id"] for record in stand.events("start")] == [later.id]
+    assert [record["reason"] for record in stand.events("refuse")] == ["changed"]
 
 
 def test_a_phase_ends_in_state_status_receipt_and_trace_alike(stand: Stand) -> None:
