@@ -12,6 +12,7 @@ from contextagent.runner.journal import Journal
 from contextagent.runner.memory import Memory, close_interrupted, recall
 from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import RUN, sweep
+from contextagent.runner.status import tell_running
 from contextagent.runner.surroundings import surroundings
 from contextagent.sources.legs import Query, legs, open_owners
 
@@ -195,6 +196,8 @@ def _found(  # the story's first half, for `run` and `plan` alike
     if is_second_due and going_on:
         from contextagent.sources import arriving, search  # noqa: PLC0415  # as above
 
+        if not is_trial:
+            tell_running(host, known, BOOT[1])
         query = query.replace(sources=order.after, owners=going_on, is_last=True)
         second = search.search(host, settings, known, query)
         known = arriving.joined(host, settings, known, second)

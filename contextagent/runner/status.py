@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextagent import __version__, jsontext
-from contextagent.model import Problem
+from contextagent.errors import CannotWriteError
+from contextagent.model import PHASES, Problem
 from contextagent.runner.state import RUN
+from contextagent.trace.records import rfc3339
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,6 +134,15 @@ def publish(host: Host, status: dict[str, Any]) -> None:
     """
     host.files.make_folder(RUN, 0o755)
     host.files.write(STATUS, jsontext.dumps(status).encode() + b"\n", mode=0o644)
+
+
+def tell_running(host: Host, state: State, phase: Phase) -> None:
+    """Publish that a phase is under way, before what it waits for: who asks for the result is to wait as well."""
+    running = {"state": "running", "started": rfc3339(host.utc_ns()), "finished": None, "duration_s": None}
+    try:
+        publish(host, make_status(state.replace(phases={**state.phases, phase: running}), order=PHASES))
+    except CannotWriteError:
+        return  # the phase itself says so, where it can't be written either
 
 
 def read_status(host: Host) -> dict[str, Any] | None:
