@@ -96,7 +96,7 @@ class Asking:
 
     def _round(self, service: Service) -> list[Answer]:
         """Ask once for each thing that is still due, and return the answers to what is worth another try."""
-        if self._is_wanted(service, self.bundle) and "site" in self._owners:
+        if self.is_bundle_due and (self.bundle is None or service.left_s() > 0):
             self.bundle = self._get(service, self.bundle_path, is_bundle=True)
         if self._is_wanted(service, self.meta) and not _is_unreachable(self.bundle):
             self._ask_meta(service)
@@ -109,10 +109,16 @@ class Asking:
         due = [self.bundle, self.user_data, self.meta if "user" in self._owners else None]
         return [answer for answer in due if answer is not None]
 
-    @staticmethod
-    def _is_wanted(service: Service, answer: Answer | None) -> bool:
-        """Whether to ask now; when the time is over, the last answer says more than that it is."""
-        return answer is None or (_is_due(answer) and service.left_s() > 0)
+    def _is_wanted(self, service: Service, answer: Answer | None) -> bool:
+        """Whether to ask now for something beside the bundle.
+
+        What has taken all the time of a try waits until the bundle is settled: a user's data that never ends must not
+        eat the time of the site's.  When the time is over, the last answer says more than that it is.
+        """
+        if answer is None:
+            return True
+        is_slow = answer.reason == "timeout"
+        return _is_due(answer) and not (is_slow and self.is_bundle_due) and service.left_s() > 0
 
     def _is_readable(self) -> bool:
         """Whether the dialect is one in which there can be user data, as far as the meta data tells."""
