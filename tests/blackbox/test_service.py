@@ -404,6 +404,29 @@ def test_a_service_that_was_there_once_is_down_and_not_unreachable() -> None:
         assert said(asked.get("/x", max_bytes=MIB)) == ("retry", "down")
 
 
+def test_a_service_that_was_there_and_lets_nobody_in_costs_one_try() -> None:
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+
+        def answer_once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                for each in (first, second):
+                    each.settimeout(0)
+                    each.connect_ex(listener.getsockname())
+                connection.sendall(answer("hello", 200, "Connection: close"))
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        with service(f"http://127.0.0.1:{listener.getsockname()[1]}", try_s=0.5) as asked:
+            assert asked.get("/x", max_bytes=MIB).body == b"hello"
+            thread.join()
+            assert said(asked.get("/x", max_bytes=MIB)) == ("retry", "timeout")
+            assert asked.left_s() > 60 - 2 * 0.5 - SLACK_S
+
+
 def test_an_ipv6_address_is_asked_like_any_other() -> None:
     with Server({"/x": answer("hello")}, host="::1") as server, service(server.url) as asked:
         assert asked.get("/x", max_bytes=MIB).body == b"hello"
