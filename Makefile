@@ -50,7 +50,9 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/coverage report
 
 slow: $(READY) ## tests with whole programs of others, which take longer to get than to run
-	$(call need,fuseiso losetup mmdebstrap nft,fuseiso mmdebstrap mount nftables)
+	$(call need,curl dhclient dhcpcd dnsmasq fuseiso losetup mmdebstrap mpack mutt nft s-nail write-mime-multipart,\
+		cloud-image-utils curl dhcpcd-base dnsmasq-base fuseiso isc-dhcp-client mmdebstrap mount mpack mutt nftables \
+		s-nail)
 	$(BIN)/pytest tests/slow
 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
