@@ -98,7 +98,7 @@ def _text(given: Mapping[str, str | bool], name: str) -> str | None:
 
 def _summarise(state: State, result: str) -> None:
     """Print the one line that a console shows, and what went wrong on stderr."""
-    said = _complaints(state)
+    said = complaints(state)
     for report in state.reports:
         if report["state"] not in ("ok", "skipped"):
             why = f": {report['reason']}" if report["reason"] else ""
@@ -113,7 +113,7 @@ def _summarise(state: State, result: str) -> None:
     sys.stdout.write(f"contextagent: {result} ({counts} scripts, instance {state.instance_id})\n")
 
 
-def _complaints(state: State, *, is_all: bool = False) -> list[str]:
+def complaints(state: State, *, is_all: bool = False) -> list[str]:
     """Return a line for everything that is wrong with what was found; all: a service that nobody needs included."""
     said = [problem.text() for problem in (*state.errors, *state.warnings)]
     words = ("broken", "unreachable") if is_all or state.is_service_required else ("broken",)
@@ -173,7 +173,7 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         disk=options.disk, metadata=options.metadata, policy=shell.policy_override, is_forced=options.force
     )
     outlook = agent.plan(shell.host, options.phase, request)
-    for line in _complaints(outlook.state, is_all=True):
+    for line in complaints(outlook.state, is_all=True):
         shell.warn(line)
     facts = plan_facts(outlook.plan)
     shell.emit(facts, plan_text(facts))

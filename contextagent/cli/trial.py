@@ -92,12 +92,15 @@ def run_simulate(options: argparse.Namespace, shell: Shell) -> int:
 def _print_plan_alone(trial: Trial, shell: Shell) -> None:
     """Print what a boot would do, as this caller can know it."""
     from contextagent import agent  # noqa: PLC0415  # where a view can be had, it is not this process that plans
-    from contextagent.cli.boot import plan_facts, plan_text  # noqa: PLC0415  # as above
+    from contextagent.cli.boot import complaints, plan_facts, plan_text  # noqa: PLC0415  # as above
     from contextagent.kit.simulate import service_nearby  # noqa: PLC0415  # as above
 
     with service_nearby(trial) as url:
         request = agent.Request(disk=trial.disk, metadata=url, policy=trial.policy or None)
-        plan = plan_facts(agent.plan(shell.host, None, request).plan)
+        outlook = agent.plan(shell.host, None, request)
+    for line in complaints(outlook.state, is_all=True):
+        shell.warn(line)
+    plan = plan_facts(outlook.plan)
     shell.emit({"plan": plan, "result": None}, f"{_heading('plan')}\n{plan_text(plan)}")
 
 

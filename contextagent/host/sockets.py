@@ -8,7 +8,7 @@ import stat
 
 
 def daemon_sockets() -> list[str]:
-    """Return the paths of this machine's daemons' sockets: through an overlay, too, they would lead to the daemons.
+    """Return the paths of this machine's daemons' sockets: on some kernels they lead through an overlay, too.
 
     A path that is no absolute one is meant as its daemon sees it, whose folder and root can be another's.
     """
