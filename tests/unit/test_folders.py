@@ -45,6 +45,12 @@ def test_each_owner_finds_what_its_own_scripts_left_and_nothing_of_the_other(hos
     assert names(host) == ["sites"]
 
 
+def test_a_folder_is_where_it_is_said_to_be(host: Host) -> None:
+    folders = Folders(host, "i", {})
+    folders.enter("site")
+    assert (folders.place("site"), folders.place("user")) == (WORKING, parked("i", "user"))
+
+
 def test_a_replaced_folder_is_the_new_one_wherever_the_old_one_stood(host: Host) -> None:
     folders = Folders(host, "i", {})
     for place in ("parked", "in use"):

@@ -19,13 +19,13 @@ HIDDEN = MIME + b"Content-Transfer-Encoding: base64\n\nI2Nsb3VkLWNvbmZpZwo=\n--b
     ("data", "libraries"),
     [
         (b"#!/bin/sh\n", set()),
-        (SCRIPT, {"email"}),
-        (CONFIG, {"email", "yaml"}),
-        (HIDDEN, {"email", "yaml", "xml"}),
-        (gzip.compress(SCRIPT), {"email", "yaml", "xml"}),
+        (SCRIPT, set()),
+        (CONFIG, {"yaml"}),
+        (HIDDEN, {"yaml", "xml"}),
+        (gzip.compress(SCRIPT), {"yaml", "xml"}),
         (b"#cloud-config\n", {"yaml"}),
         (b"<x><filewrite/></x>", {"xml"}),
-        (MIME + b"\n<filewrite/>\n--b--", {"email", "xml"}),
+        (MIME + b"\n<filewrite/>\n--b--", {"xml"}),
         (b"anything else", set()),
     ],
 )

@@ -33,6 +33,7 @@ SUPPLY = Supply(
     keys=(LoginKey(owner="user", account="", line="ssh-rsa AAAA"),),
     kept=(Kept(name="user-data", sha512=SHA, size_bytes=1, content="context/kept-user/000", reason="unknown-form"),),
     settings=("user.yaml", "scripts: {}\n"),
+    directions=("site.yaml", "metadata: {bundle: x.tgz}\n"),
     features={"machine/total_cpu": "8"},
     variables={"A": "b"},
     companions=(("lib.sh", SHA, 7),),
@@ -47,6 +48,10 @@ STATE = State(
     verdicts=(Verdict(owner="user", source="disk:hepix", verdict="found", reason="", duration_s=0.1),),
     warnings=(Problem(reason="x", message="y"),),
     reports=({"id": SCRIPT.id, "state": "ok"},),
+    late=("user",),
+    ahead={"user": SUPPLY},
+    spare={"user": SUPPLY},
+    has_met_service=True,
     once={SCRIPT.id: (SHA, "done")},
     folders={"user": SHA},
     last={"boot": "boot-1", "seq": 3, "hash": "0" * 64},
@@ -74,6 +79,12 @@ def test_a_state_comes_back_as_it_was_saved(host: Host) -> None:
     assert load(host) == STATE
     assert known_instance(host) == "dmi-1"
     assert os.stat(state_file(host)).st_mode & 0o777 == 0o600
+
+
+def test_a_state_says_each_thing_once() -> None:
+    one, other = Problem(reason="x", message="y"), Problem(reason="z", message="y")
+    known = STATE.saying(warnings=(one, other), errors=(one,)).saying(warnings=(other,), errors=(one,))
+    assert (known.warnings, known.errors) == ((one, other), (one,))
 
 
 def test_an_image_that_never_booted_remembers_nothing(host: Host) -> None:

@@ -18,8 +18,8 @@ from contextagent.policy.settings import merge
 from contextagent.runner import chronicle
 from contextagent.runner.journal import Journal
 from contextagent.runner.place import take
-from contextagent.runner.state import State
-from contextagent.runner.status import make_status, phase_state, publish, read_status, result_of
+from contextagent.runner.state import RUN, State
+from contextagent.runner.status import make_status, phase_state, publish, read_status, result_of, tell_running
 from contextagent.runner.surroundings import surroundings
 
 if TYPE_CHECKING:
@@ -242,6 +242,11 @@ def verdict(owner: Owner, word: Any) -> Verdict:
         ({"verdicts": (verdict("site", "broken"), verdict("site", "found"))}, "degraded"),
         ({"verdicts": (verdict("user", "broken"),)}, "degraded"),
         ({"verdicts": (verdict("user", "absent"),)}, "ok"),
+        ({"verdicts": (verdict("site", "found"), verdict("site", "broken"))}, "failed"),
+        ({"verdicts": (verdict("site", "unreachable"),)}, "ok"),
+        ({"verdicts": (verdict("site", "unreachable"),), "is_service_required": True}, "failed"),
+        ({"verdicts": (verdict("user", "unreachable"),), "is_service_required": True}, "degraded"),
+        ({"verdicts": (verdict("site", "unreachable"), verdict("site", "found")), "is_service_required": True}, "ok"),
         ({"errors": (Problem(reason="x", message="y"),)}, "degraded"),
         ({"errors": (Problem(reason="invalid-site-settings", message="y"),)}, "failed"),
         ({"warnings": (Problem(reason="cloud-init", message="y"),)}, "degraded"),
@@ -259,12 +264,28 @@ def test_the_status_names_sources_phases_and_scripts_and_cloud_init(host: Host) 
     assert shown["phases"]["stop"]["state"] == "pending"
     cloud_init = state(warnings=(Problem(reason="cloud-init", message="y"),))
     assert make_status(cloud_init, order=PHASES)["sources"]["user"] == "cloud-init"
+    said = verdict("site", "broken").replace(reason="html: cannot fetch 'x': a page", facts={"http": 200})
+    shown_broken = make_status(state(verdicts=(said,)), order=PHASES)
+    assert shown_broken["errors"] == [
+        {"reason": "html", "message": "cannot use 'disk' for the site: cannot fetch 'x': a page"}
+    ]
+    assert set(shown_broken["verdicts"][0]) == {"owner", "source", "verdict", "reason", "duration_s"}
     assert read_status(host) is None
     publish(host, shown)
     assert read_status(host) == shown
     host.files.write("/run/contextagent/status.json", b"{}")
     with pytest.raises(ValueError, match="schema 1"):
         read_status(host)
+
+
+def test_whoever_asks_while_a_phase_waits_is_told_that_it_is_running(host: Host) -> None:
+    tell_running(host, state(), "post-network")
+    told = read_status(host)
+    assert told
+    assert (told["result"], told["phases"]["post-network"]["state"]) == ("running", "running")
+    host.files.remove(RUN)
+    host.files.write(RUN, b"")  # a file where the folder was
+    tell_running(host, state(), "post-network")
 
 
 def test_a_boot_is_recorded_once_and_each_search_with_its_verdicts(host: Host) -> None:
