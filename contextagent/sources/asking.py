@@ -23,6 +23,8 @@ _TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105  # its name
 _TOKEN_SECONDS = 300
 _TOKEN_BYTES = 1 << 10
 _META_BYTES = 1 << 20
+_HELD_BYTES = 16 << 20
+"""User data beyond this goes to a file, whatever the caps."""
 _PACKING_BYTES = 1 << 20
 """How much larger than its contents a packed bundle may be, for its headers."""
 _FIRST_DELAY_S = 0.2
@@ -150,7 +152,7 @@ class Asking:
             reader=reader,
             to_sink=is_bundle,
             refuse_html=not reader,
-            max_held_bytes=self._settings["caps.member_bytes"],
+            max_held_bytes=min(self._settings["caps.member_bytes"], _HELD_BYTES),
         )
 
     def _max_bytes(self, *, is_meta: bool, is_bundle: bool) -> int:
