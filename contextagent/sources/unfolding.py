@@ -82,6 +82,6 @@ def _read_file(fd: int) -> Reading:
     from contextagent.payloads.forms import tar  # noqa: PLC0415  # most user data is small
 
     if not tar.recognises(os.pread(fd, _HEAD_BYTES, 0)):
-        message = "cannot read 'user-data': it is larger than one file may be, and no tar archive"
+        message = "cannot read 'user-data': it is too large for anything but a tar archive, and it is none"
         raise BrokenSourceError(message, reason="member-too-large")
     return Reading(layout="tar", variables_owner="user")
