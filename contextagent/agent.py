@@ -18,7 +18,7 @@ from contextagent.sources.legs import Query, legs, open_owners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from contextagent.host import Host
     from contextagent.model import Phase, Plan, Verdict
@@ -39,12 +39,14 @@ class Request(Value):
         metadata: `--metadata`: the service's address, `none`; None for what the policy says.
         policy: `--policy`: a file instead of the image's own; None for that.
         is_forced: Once-markers are ignored.
+        tell: Called with a line about what is waited for, where somebody watches.
         is_resumed: An agent before this one may have been killed in the phase: go on with what is left.
     """
 
     disk: str | None = None
     metadata: str | None = None
     policy: str | None = None
+    tell: Callable[[str], object] | None = None
     is_forced: bool = False
     is_resumed: bool = False
 
@@ -198,6 +200,8 @@ def _found(  # the story's first half, for `run` and `plan` alike
 
         if not is_trial:
             tell_running(host, known, BOOT[1])
+        if request.tell is not None:
+            request.tell(f"asking {request.metadata or settings['metadata.address']} for the {' and '.join(going_on)}")
         query = query.replace(sources=order.after, owners=going_on, is_last=True)
         second = search.search(host, settings, known, query)
         known = arriving.joined(host, settings, known, second)

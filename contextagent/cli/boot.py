@@ -14,7 +14,7 @@ from contextagent.runner.status import EXIT_CODES, result_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from contextagent.cli.text import Shell
@@ -44,7 +44,12 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
         sys.stdout.write(f"contextagent: switched off by {switch}\n")
         return 0
     request = agent.Request(
-        disk=disk, metadata=metadata, policy=policy, is_forced="--force" in given, is_resumed="--resume" in given
+        disk=disk,
+        metadata=metadata,
+        policy=policy,
+        tell=_watched(),
+        is_forced="--force" in given,
+        is_resumed="--resume" in given,
     )
     try:
         outcome = agent.run(host, (phase,) if phase else agent.BOOT, request)
@@ -89,6 +94,13 @@ def _off_switch(host: Host) -> str:
 def _is_beyond(host: Host) -> bool:
     """Whether this is the machine itself, and the caller not its root."""
     return not host.is_caller and host.caller()[0] != 0
+
+
+def _watched() -> Callable[[str], object] | None:
+    """Return what tells a person at a terminal what is waited for; nobody else needs to hear it."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda line: sys.stderr.write(f"contextagent: {line} …\n")
 
 
 def _text(given: Mapping[str, str | bool], name: str) -> str | None:
@@ -170,7 +182,11 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         message = "cannot plan 'this machine': only root may read its disks, and what is remembered of its boots"
         raise RefusedError(message, hint="for a disk of your own: contextagent plan --disk PATH")
     request = agent.Request(
-        disk=options.disk, metadata=options.metadata, policy=shell.policy_override, is_forced=options.force
+        disk=options.disk,
+        metadata=options.metadata,
+        policy=shell.policy_override,
+        tell=_watched(),
+        is_forced=options.force,
     )
     outlook = agent.plan(shell.host, options.phase, request)
     for line in complaints(outlook.state, is_all=True):
