@@ -1,7 +1,7 @@
 """HTTP/1.x answers, read strictly: what two readers could understand differently is refused.
 
 A metadata service is asked in the clear, over links that a tenant may share.  So an answer either says without doubt
-where it ends, or it is no answer.  The rules are those of RFC 9112, without what it lets a reader forgive.
+where it ends, or it is no answer.  The rules are those of RFC 9112, without what it lets a reader forgive (ADR 0007).
 """
 
 from __future__ import annotations
