@@ -184,6 +184,7 @@ def _found(  # the story's first half, for `run` and `plan` alike
         start_ns=start_ns,
         is_last=not order.after,
         is_trial=is_trial,
+        heard=lambda supply: hear(image, {"site": supply}).settings,
     )
     first: Finding | None = None
     second: Finding | None = None

@@ -11,6 +11,8 @@ from contextagent.model import OWNERS, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from contextagent.model import Owner, Supply, Verdict
     from contextagent.policy.settings import Settings
     from contextagent.runner.state import State
@@ -37,6 +39,7 @@ class Query(Value):
         start_ns: When the phase began, as `Host.mono_ns`.
         is_last: Nothing is asked after this leg, so the last good context may serve where a source is down.
         is_trial: Nothing is written (`plan`).
+        heard: The settings that hold once a site's supply is heard, too: it may let a user have less.
     """
 
     sources: tuple[str, ...]
@@ -46,6 +49,7 @@ class Query(Value):
     start_ns: int
     is_last: bool
     is_trial: bool
+    heard: Callable[[Supply], Settings]
 
 
 def legs(settings: Settings, *, disk: str | None, metadata: str | None) -> Legs:

@@ -115,6 +115,8 @@ def _stage_all(  # a step of `search`
             staged[owner] = _cached(host, known, owner, verdicts)
         each = staged[owner]
         warnings += each.warnings if each else ()
+        if owner == "site" and each and each.supply.settings:
+            settings = query.heard(each.supply)
     return Finding(identity=identity, staged=staged, verdicts=tuple(verdicts), warnings=tuple(warnings))
 
 

@@ -121,6 +121,15 @@ def test_a_disk_that_only_directs_names_the_bundle_and_is_heard_beside_it(
     assert server.paths().count("/context/cern.tgz") == 2
 
 
+def test_a_site_may_let_a_user_have_less_than_the_image_does(asking: Machine, server: Server, note: Path) -> None:
+    serve(server, BUNDLE, {**scripts(note, "epilog.sh", "prolog.sh"), "site.yaml": "caps: {members: 1}\n"})
+    users = tgz(*(file(name, NOTE.format(note).encode()) for name in ("prolog.sh", "epilog.sh"))).getvalue()
+    server.scripts["/latest/user-data"] = answer(users)
+    assert boot(asking) == "degraded"
+    assert {line.split()[1] for line in note.read_text().splitlines()} == {"site"}
+    assert "too-many-members" in str(asking.status()["verdicts"])
+
+
 def test_a_bundle_cannot_name_another_bundle(asking: Machine, server: Server, note: Path) -> None:
     serve(
         server, BUNDLE, {**scripts(note, "epilog.sh"), "site.yaml": "metadata: {bundle: other.tgz, required: 'no'}\n"}
