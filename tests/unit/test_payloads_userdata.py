@@ -6,7 +6,6 @@ import base64
 import gzip
 import io
 import re
-import shutil
 import subprocess
 import sys
 
@@ -22,22 +21,9 @@ from contextagent.payloads.refusal import RULES
 from contextagent.payloads.userdata import FORMS, decoded
 from tests.machine import REPOSITORY
 from tests.tars import file, tar, tgz
-from tests.userdata import CAPS, read, reason_of, said
+from tests.userdata import CAPS, FIXTURES, packed, read, reason_of, said
 
-FIXTURES = REPOSITORY / "tests/fixtures/userdata"
 PAGE = (REPOSITORY / "docs/reference/user-data.md").read_text()
-
-
-def packed(form: str) -> list[bytes]:
-    """Return a form's fixture as a source may hand it over: as it lies there, or packed."""
-    folder = FIXTURES / form
-    if form == "tar":
-        program = shutil.which("tar")
-        assert program
-        made = subprocess.run([program, "-c", "-C", folder / "context", "."], check=True, capture_output=True).stdout
-        return [made, gzip.compress(made)]
-    data = (folder / "user-data").read_bytes()
-    return [gzip.compress(data), gzip.compress(gzip.compress(data))] if form == "gzip" else [data]
 
 
 @pytest.mark.parametrize("form", FORMS)
