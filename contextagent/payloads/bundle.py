@@ -228,6 +228,7 @@ class _Archive:
     def _expect_padding(self) -> None:
         """Read what follows the end: zeros, no more than a tape's record of them."""
         left = MAX_PADDING_BYTES
+        self._stream.expect_padding()
         while data := self._stream.piece(CHUNK_BYTES):
             left -= len(data)
             if left < 0 or data.strip(b"\0"):

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from contextagent.payloads.caps import Caps
 
 CHUNK_BYTES = 1 << 16
-MIN_UNPACKED_BYTES = 1 << 16
-"""Taken whatever the ratio: a tar of next to nothing is 10 KiB of zeros, which gzip makes 45 bytes of."""
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_PARTS = 1 << 14
 _GZIP_WBITS = 31  # a gzip header and trailer, the largest window
@@ -36,7 +34,7 @@ class Stream:
     def __init__(self, source: BinaryIO, caps: Caps, what: str) -> None:
         self._source = source
         self._what = what
-        self._allowed_bytes = max(source.seek(0, os.SEEK_END) * caps.ratio, MIN_UNPACKED_BYTES)
+        self._allowed_bytes = source.seek(0, os.SEEK_END) * caps.ratio
         source.seek(0)
         self._packed = source.read(CHUNK_BYTES)
         self.is_packed = self._packed.startswith(GZIP_MAGIC)
@@ -45,6 +43,7 @@ class Stream:
         self._ready = b""
         self._at = 0
         self._is_ended = False
+        self._is_padding = False
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end.
@@ -71,7 +70,18 @@ class Stream:
         while self._at == len(self._ready) and not self._is_ended and max_bytes:
             self._ready, self._at = self._more(), 0
         start, self._at = self._at, min(len(self._ready), self._at + max_bytes)
+        if self.is_packed and not self._is_padding:
+            self._allowed_bytes -= self._at - start
+            if self._allowed_bytes < 0:
+                raise self._broken("ratio", "it unpacks to too many times its own size")
         return self._ready[start : self._at]  # of all of it a slice is no copy
+
+    def expect_padding(self) -> None:
+        """Count nothing from here on: padding, which the caller bounds, is packed to next to nothing.
+
+        A tar of no members is 10 KiB of zeros, of which gzip makes 45 bytes.
+        """
+        self._is_padding = True
 
     def _more(self) -> bytes:
         if self._inflater is None:
@@ -86,9 +96,6 @@ class Stream:
             data = self._inflater.decompress(self._packed, CHUNK_BYTES)
         except zlib.error:
             raise self._broken("bad-gzip", "its gzip data is damaged") from None
-        self._allowed_bytes -= len(data)
-        if self._allowed_bytes < 0:
-            raise self._broken("ratio", "it unpacks to too many times its own size")
         if self._inflater.eof:
             self._next_part(self._inflater.unused_data)
         else:

@@ -57,7 +57,7 @@ TAKEN = {
     "a tar of its own": ("tar", "-cf", "-", "."),
     "a tar.gz of the oldest format": ("tar", "--format=v7", "-czf", "-", "."),
     "a tar.gz with pax headers": ("tar", "--format=posix", "--pax-option=comment=x", "-czf", "-", "."),
-    "a tar.gz with a tape's padding": ("tar", "-b", "100", "-czf", "-", "."),
+    "a tar.gz with a tape's padding": ("tar", "-b", "1000", "-czf", "-", "."),
 }
 
 

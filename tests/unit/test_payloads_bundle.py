@@ -21,7 +21,7 @@ from contextagent.payloads.bundle import MAX_HEADER_BYTES, MAX_PADDING_BYTES, Me
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.stream import MAX_PARTS
 from tests import tars
-from tests.tars import END, extended, file, folder, header, link, padded, pax, tar, tgz
+from tests.tars import BLOCK, END, extended, file, folder, header, link, padded, pax, tar, tgz
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +145,13 @@ def test_all_members_together_are_bounded(tmp_path: Path) -> None:
 def test_the_cap_of_members_is_the_last_one_allowed(tmp_path: Path) -> None:
     members = [file(f"f{number}", b"") for number in range(1024)]
     assert len(extract(tar(*members), str(tmp_path / "out"), CAPS)) == 1024
+
+
+def test_what_pads_an_archive_out_does_not_count_as_unpacked(tmp_path: Path) -> None:
+    caps = Caps(ratio=4)
+    padded_out = gzip.compress(file("a", os.urandom(1000)) + END + bytes(MAX_PADDING_BYTES - BLOCK))
+    assert len(extract(io.BytesIO(padded_out), str(tmp_path / "out"), caps)) == 1
+    assert reason_of(tgz(file("a", bytes(10_000))), tmp_path / "other", caps) == "ratio"
 
 
 def test_an_archive_of_nothing_has_no_members(tmp_path: Path) -> None:
