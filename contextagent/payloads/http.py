@@ -64,6 +64,9 @@ def head_end(data: bytes | bytearray) -> int:
     """
     if not _START.startswith(data[: len(_START)]):
         raise _bad("it is no HTTP/1.x")
+    line = data.find(b"\n", 0, MAX_HEAD_BYTES)
+    if line >= 0 and data[line - 1 : line] != b"\r":
+        raise _bad("its lines do not end in CR LF")
     end = data.find(_END, 0, MAX_HEAD_BYTES)
     if end >= 0:
         return end + len(_END)

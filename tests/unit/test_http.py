@@ -212,8 +212,13 @@ def test_a_head_may_have_32_kib_and_no_byte_more() -> None:
         head_end(start + b"x" * MAX_HEAD_BYTES)
 
 
-def test_lines_that_end_without_a_carriage_return_end_no_head() -> None:
-    assert head_end(b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello") == 0
+def test_a_line_that_ends_without_a_carriage_return_is_refused_before_more_is_waited_for() -> None:
+    for data in (b"HTTP/1.1 200 OK\n", b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", b"HTTP/1.\n"):
+        with pytest.raises(BrokenSourceError) as caught:
+            head_end(data)
+        assert caught.value.reason == "bad-http"
+    with pytest.raises(BrokenSourceError):
+        read(*["A: b\nC: d"])
 
 
 # -- chunks
