@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contextagent.sources.identity import identify
 from contextagent.sources.layouts import LAYOUTS, LayoutReading, read_layouts
 from contextagent.sources.media import FolderMedium
 
@@ -212,6 +213,13 @@ def test_user_data_is_decoded_where_its_variable_says_base64(
     assert reading.user_data == wanted
 
 
+def test_an_id_and_a_key_in_latin_1_are_taken_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "context.sh").write_bytes(b"VMID='caf\xe9'\nSSH_PUBLIC_KEY='ssh-rsa AAAA caf\xe9'\n")
+    (reading,) = _read(tmp_path)
+    assert [offer.data for offer in reading.offers if offer.role == "key"] == [b"ssh-rsa AAAA caf\xe9"]
+    assert identify("", {}, reading.ids).instance_id == identify("", {}, reading.ids).instance_id != ""
+
+
 def test_user_data_that_is_no_base64_is_the_users_fault_alone(tmp_path: Path) -> None:
     (reading,) = _read(_disk(tmp_path, context_dot_sh="START_SCRIPT='#!/bin/sh'\nEC2_USER_DATA='not base64!'"))
     assert list(reading.broken) == ["user"]
@@ -294,7 +302,9 @@ def test_openstack_ec2_alone_gives_user_data_key_and_id() -> None:
     assert _offered((reading,), "key") == ["user/"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"uuid": "a", "uuid": "b"}', "\ufeff"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"uuid": "a", "uuid": "b"}', "\ufeff", r'{"uuid": "\ud800"}', '{"a":' * 40 + "1" + "}" * 40]
+)
 def test_meta_data_that_is_no_json_object_breaks_the_users_part(tmp_path: Path, text: str) -> None:
     disk = _disk(tmp_path, openstack__latest__meta_data_dot_json=text, prolog_dot_sh="#!/bin/sh")
     hepix, openstack = _read(disk)
