@@ -1,14 +1,16 @@
 #!/bin/sh
-# A whole boot from a real context disk, below a folder of its own: nothing of this machine is changed.
+# Two whole boots, from a real context disk and from a metadata service, below a folder of its own: nothing of this
+# machine is changed.
 # usage: demo.sh [PATH-OF-CONTEXTAGENT]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 agent=${1:-contextagent}
 command -v "$agent" >/dev/null || { echo "demo: cannot run '$agent': not found" >&2; exit 1; }
 place=$(mktemp -d "${TMPDIR:-/tmp}/contextagent-demo.XXXXXX")
-trap 'rm -rf "$place"' EXIT
+service=
+trap 'kill $service 2>/dev/null; rm -rf "$place"' EXIT
 root=$place/machine
-mkdir "$root"
+mkdir "$root" "$place/other"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ -t 1 ] || say() { printf '\n## %s\n' "$*"; }
@@ -38,4 +40,34 @@ run trace verify "$place/forged.jsonl" || true
 
 say "6. The time-line"
 run analyze --root "$root"
+
+say "7. Without a disk: a metadata service gives the site's bundle, and the user's data"
+printf '$ contextagent serve examples/metadata-service --bind 127.0.0.1:0 &\n'
+mkfifo "$place/listening"
+"$agent" serve "$here/metadata-service" --bind 127.0.0.1:0 >"$place/listening" 2>"$place/requests" &
+service=$!
+read -r line <"$place/listening" || { cat "$place/requests" >&2; exit 1; }
+echo "$line" | short
+url=$(echo "$line" | sed 's#.* at \(http://[^ ]*\).*#\1#')
+
+say "8. Another boot: late scripts first, then user before site; the site's word is the last"
+run plan --disk none --metadata "$url" --root "$place/other"
+run run --disk none --metadata "$url" --root "$place/other"
+run explain --root "$place/other"
+echo "\$ what each script said, in the order of the trace:"
+"$agent" status --root "$place/other" --format json | sed -n 's/^ *"output": "\(.*\)",*$/\1/p' | while read -r output; do
+    cat "$place/other$output"
+done
+
+say "9. Its time-line, and what the service was asked: three requests for a whole boot, and three for the plan"
+run analyze --root "$place/other"
+sed 's/^[^ ]* //' "$place/requests"
+
+say "10. A boot with all rights, on a throw-away view of this machine: what it would have changed"
+if [ "$(id -u)" = 0 ]; then
+    run simulate "$place/context.iso" --user-data "$here/metadata-service/user-data" |
+        sed -n '1p; /^would have changed/,/^$/p; /as it was$/p'
+else
+    echo "left out: only root can have such a view (contextagent simulate --help)"
+fi
 printf '\nEverything was below %s, which is removed now.\n' "$place"

@@ -296,7 +296,8 @@ def test_every_path_that_would_have_changed_is_named_and_no_other(tmp_path: Path
     script(
         tmp_path / "disk/prolog.sh",
         f"""cd {place}
-echo other > written; echo before > same; touch touched; rm removed; chmod 4751 mode; chown 7:8 owner; echo more >> grown
+echo other > written; echo before > same; touch touched; rm removed; chmod 4751 mode; chown 7:8 owner
+echo more >> grown
 ln -sfn mode link; ln -s nowhere new-link; ln same hard-link; mkfifo pipe; echo 12345 > 'odd
 name'; mkdir -p new/folder; mv folder moved; rm -r gone; rm -r swapped; echo x > swapped
 echo x > /tmp/in-tmp

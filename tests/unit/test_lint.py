@@ -68,6 +68,8 @@ def _script(
         "site-and-user-disk",
         "site-and-user-disk/site",
         "opennebula-context",
+        "metadata-service/site",
+        "metadata-service/user-data",
         "user-data/script.sh",
         "user-data/cloud-config.yaml",
         "policy.yaml",
