@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 _PART_BYTES = 16 * MIB
-POLICY = "caps: {members: 1100, member_bytes: 2 GiB, total_bytes: 2 GiB}\n"
+POLICY = (
+    "caps: {members: 1100, member_bytes: 2 GiB, total_bytes: 2 GiB}\n"
+    "metadata: {dialect: ec2, try_s: 60, total_s: 60}\n"  # a busy machine's disk may need more than the usual 10 s
+)
 """What an image says whose site has such bundles."""
 
 
-def make_large_bundle(path: Path, scripts: Mapping[str, str], *, companion_bytes: int, placed_bytes: int) -> None:
-    """Write a bundle: scripts, companions `lib/part-NN` of 16 MiB, a file for `/opt/site/large`, and `sums` of both.
+def make_large_bundle(
+    path: Path, scripts: Mapping[str, str], *, companion_bytes: int, placed_bytes: int, place: str = "opt/site"
+) -> None:
+    """Write a bundle: scripts, companions `lib/part-NN` of 16 MiB, a file `large` for a place, and `sums` of both.
 
     `sums` is what `sha512sum -c` reads in the working folder.
     """
@@ -33,7 +38,7 @@ def make_large_bundle(path: Path, scripts: Mapping[str, str], *, companion_bytes
     with gzip.open(path, "wb", compresslevel=0) as packed:  # as any level leaves it; only much faster
         for name, text in scripts.items():
             packed.write(file(name, text.encode(), mode=0o755))
-        for number, (name, size) in enumerate({**parts, "files/opt/site/large": placed_bytes}.items()):
+        for number, (name, size) in enumerate({**parts, f"files/{place}/large": placed_bytes}.items()):
             digest = hashlib.sha512()
             packed.write(header(name, size=size))
             left = size

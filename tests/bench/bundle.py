@@ -60,5 +60,5 @@ def _cases(service: Service) -> list[Case]:
     floor = Case("dash: curl to a file, tar xzf, run", ["sh", "-c", _FLOOR], [], _ORDER)
     return [
         floor._replace(network=service.network, service=service),
-        metadata_agent(work, service, "contextagent", f"{POLICY}metadata: {{dialect: ec2}}\n"),
+        metadata_agent(work, service, "contextagent", POLICY),
     ]
