@@ -148,6 +148,5 @@ def decoded(data: bytes, encoding: str) -> bytes:
 
 
 def _form(name: str) -> Form:
-    from importlib import import_module  # noqa: PLC0415  # most contexts carry no user data, and need one form at most
-
-    return import_module(f"contextagent.payloads.forms.{name.replace('-', '_')}")
+    form: Form = __import__(f"contextagent.payloads.forms.{name.replace('-', '_')}", fromlist=("read",))
+    return form

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from contextagent.host.confine import Channel, Child
 
 _TIMEOUT_S = 60.0
+"""For judging a bundle, which may be as large as the caps allow."""
+_READING_S = 20.0
+"""For reading user data, of which no more is held than one file may have."""
 AMICONFIG = "/var/lib/amiconfig/"
 """Where a kept payload may be put: amiconfig looks for its user data there."""
 
@@ -77,7 +80,7 @@ def reading_of(
         for piece in pieces:
             channel.send(piece)
 
-    child = host.confined(serve, timeout_s=_TIMEOUT_S, prepare=prepare)
+    child = host.confined(serve, timeout_s=_READING_S, prepare=prepare)
     try:
         answer = _answer(child)
         left = max_bytes
