@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _DMI_NAMES = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "chassis_asset_tag")
-_CLOUDS = ("amazon", "openstack", "cloudstack", "opennebula", "nimbus", "vcycle")
-"""Words in the DMI of a cloud that speaks one of the dialects."""
+_CLOUDS = (
+    *("amazon", "openstack", "cloudstack", "opennebula", "nimbus", "google", "alibaba", "digitalocean", "oraclecloud"),
+    *("exoscale", "scaleway", "hetzner", "vultr", "upcloud"),
+)
+"""Words in the DMI of clouds that answer at 169.254.169.254; Azure's are every Hyper-V's as well, and say nothing."""
 _MAX_BYTES = 1 << 16
 _STA_UNSYNC = 0x40
 """`STA_UNSYNC` of adjtimex(2)."""
