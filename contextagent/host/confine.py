@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 128 << 20
 _HEADER_BYTES = 8
 _CHUNK_BYTES = 1 << 20
+_SHORT_BYTES = 1 << 12
+"""Of a message that goes in one piece with its length, so that the other side wakes up once."""
 _NOBODY = 65534
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -53,7 +55,8 @@ class Channel:
             BrokenPipeError: The other side has gone.
             TimeoutError: The other side did not take it in time.
         """
-        for part in (len(message).to_bytes(_HEADER_BYTES, "big"), message):
+        header = len(message).to_bytes(_HEADER_BYTES, "big")
+        for part in (header + message,) if len(message) <= _SHORT_BYTES else (header, message):
             view = memoryview(part)
             while view:
                 self._wait(self._write_fd, select.POLLOUT)
