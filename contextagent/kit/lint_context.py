@@ -170,7 +170,7 @@ class Context:
         base = f"{folder}/" if folder else ""
         while len(without) < MAX_PROBLEMS:
             try:
-                reading = native_offers(medium, folder, owner, without=without)
+                reading = native_offers(medium, folder, owner, without=without, is_bundle=self._is_bundle)
             except BrokenSourceError as error:
                 self._note(place.findings("error", _problems(error), folder))
                 refused = [each.path.removeprefix(base) for each in error.problems]

@@ -56,7 +56,9 @@ def top_folder(medium: Medium) -> str:
     return entries[0].name if is_under_one else ""
 
 
-def native_offers(medium: Medium, prefix: str, owner: Owner, *, without: Collection[str] = ()) -> Reading:
+def native_offers(
+    medium: Medium, prefix: str, owner: Owner, *, without: Collection[str] = (), is_bundle: bool = False
+) -> Reading:
     """Return what a folder in native form offers.
 
     Args:
@@ -64,6 +66,7 @@ def native_offers(medium: Medium, prefix: str, owner: Owner, *, without: Collect
         prefix: The folder, without a slash at either end; empty for the medium's root.
         owner: Whose the folder is.
         without: Names directly in the folder that another layout has claimed.
+        is_bundle: No other owner and no other layout can have a part of the medium.
 
     Returns:
         Layout `hepix`; no offers where there is no such folder or nothing in it.
@@ -72,7 +75,7 @@ def native_offers(medium: Medium, prefix: str, owner: Owner, *, without: Collect
         BrokenSourceError: A native name stands for something that can't be used: a link or a device in a script's
             place, a name that could forge another, two settings files, a `context.sh` that is not data.
     """
-    return _Folder(medium, prefix, owner, without).reading()
+    return _Folder(medium, prefix, owner, without if prefix or is_bundle else (*without, *NOT_NATIVE)).reading()
 
 
 class _Folder:
@@ -85,7 +88,7 @@ class _Folder:
         self._offers: list[Offer] = []
         self._warnings: list[Problem] = []
         self._entries: dict[str, Entry] = {}
-        self._list(prefix, without if prefix else (*without, *NOT_NATIVE))
+        self._list(prefix, without)
 
     def reading(self) -> Reading:
         """Return all that the folder says."""

@@ -183,7 +183,7 @@ class PackedDigest:
 
 def _reading(medium: BundleMedium, owner: Owner, name: str, *, is_empty: bool) -> Reading:
     """Return what the bundle offers, and the one warning where that is nothing though there is something in it."""
-    reading = native_offers(medium, top_folder(medium), owner)
+    reading = native_offers(medium, top_folder(medium), owner, is_bundle=True)
     if is_empty or any(offer.role != "companion" for offer in reading.offers) or reading.variables:
         return reading
     message = f"cannot use '{name}': none of its names is one that a context gives a meaning to, ignoring it"

@@ -123,6 +123,16 @@ def test_a_nameless_file_has_no_name_and_is_nobody_elses(tmp_path: Path) -> None
     os.close(fd)
 
 
+@pytest.mark.parametrize("top", ["", "top/"])
+def test_a_bundle_has_one_owner_and_one_layout(tmp_path: Path, top: str) -> None:
+    """Names that on a disk are another owner's, or another layout's, are files like any other."""
+    names = ["epilog.sh", "user/epilog.sh", "site/helper", "user-data", "openstack/latest/user_data", "default.tgz"]
+    found = unpacked(tmp_path, tgz(*(file(top + name) for name in names)).getvalue())
+    assert {offer.name for offer in found.reading.offers if offer.role == "companion"} == set(names)
+    assert {offer.name for offer in found.reading.offers if offer.role == "script"} == {"epilog.sh"}
+    found.close()
+
+
 @pytest.mark.parametrize("size_bytes", [0, 100_000, 10 << 20])
 def test_the_packed_bytes_are_digested_while_they_are_read(tmp_path: Path, size_bytes: int) -> None:
     packed = gzip.compress(file("prolog.sh") + file("large", os.urandom(size_bytes)), 0)
