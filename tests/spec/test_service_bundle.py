@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,7 +152,7 @@ def test_an_init_script_counts_where_there_is_no_prolog(machine: Machine, servic
 
 @pytest.mark.parametrize(
     ("cap", "fits"),
-    [("total_bytes: 100", False), ("member_bytes: 20", False), ("members: 1", False), ("ratio: 1", False),
+    [("total_bytes: 100", False), ("member_bytes: 20", False), ("members: 1", False),
      ("total_bytes: 1000000", True)],
 )  # fmt: skip
 def test_the_policys_caps_bound_the_bundle(machine: Machine, service: Service, cap: str, *, fits: bool) -> None:
@@ -159,6 +160,17 @@ def test_the_policys_caps_bound_the_bundle(machine: Machine, service: Service, c
     service.pages = ec2(bundle=spoken(machine, "prolog.sh", "epilog.sh"))
     assert hear(machine, service).code == (0 if fits else 1)
     assert len(effects(machine)) == (2 if fits else 0)
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(200, 0), (20, 1)])
+def test_the_policys_ratio_bounds_what_is_packed_densely(
+    machine: Machine, service: Service, ratio: int, code: int
+) -> None:
+    policy(machine, f"caps: {{ratio: {ratio}}}", try_s="10", total_s="20")
+    dense = b"".join(os.urandom(300) + bytes(30000) for _ in range(200))
+    service.pages = ec2(bundle=tgz({"data": dense, **says(machine, "epilog.sh")}))
+    assert hear(machine, service).code == code
+    assert len(effects(machine)) == 1 - code
 
 
 def test_the_policy_may_raise_the_caps(machine: Machine, service: Service) -> None:
