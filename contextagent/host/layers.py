@@ -205,7 +205,8 @@ class _Builder:
             if os.path.exists(f"/dev/{name}"):
                 with open(f"{dev}/{name}", "x", encoding="utf-8"):
                     pass
-                native.mount(f"/dev/{name}", f"{dev}/{name}", "", _BIND)
+                # a device may be written to all the same; but its owner and mode are this machine's
+                _bind(f"/dev/{name}", f"{dev}/{name}", no=_NOSUID | _NOEXEC)
         for name, end in _LINKS.items():
             os.symlink(f"/proc/self/fd{end}", f"{dev}/{name}")
         os.symlink("pts/ptmx", f"{dev}/ptmx")
@@ -268,9 +269,9 @@ def _copy_look(source: str, target: str) -> None:
     os.chmod(target, stat.S_IMODE(found.st_mode))
 
 
-def _bind(source: str, target: str) -> None:
+def _bind(source: str, target: str, *, no: int = _NOSUID | _NODEV) -> None:
     native.mount(source, target, "", _BIND)
-    native.mount("none", target, "", _BIND | _REMOUNT | _RDONLY | _NOSUID | _NODEV)
+    native.mount("none", target, "", _BIND | _REMOUNT | _RDONLY | no)
 
 
 def show_kernel() -> None:

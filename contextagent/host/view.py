@@ -5,26 +5,22 @@ that root of the view is root of these namespaces and of nothing else: it may mo
 accounts, but load no module, set no clock, make no device.  Since it still owns what root owns, files that the kernel
 shows are read-only there, and its mounts are locked by the kernel against being undone (mount_namespaces(7)).
 
-Process 1 of the view is a copy of this program that starts what it is told to, and reaps.  It ends when this program
-does, however that is, and the kernel ends everything else of the view with it.
+Process 1 of the view (`inside`) starts what it is told to.  It ends when this program does, however that is, and the
+kernel ends everything else of the view with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import select
 import socket
-import stat
 import struct
 import sys
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError
-from contextagent.host import layers
-from contextagent.host.files import Files, write_all
+from contextagent.host import inside, layers
 from contextagent.host.guestos import native
 from contextagent.host.layers import refused
 from contextagent.host.sockets import daemon_sockets
@@ -41,9 +37,8 @@ _NO_MORE = ("user", "cgroup")
 """Kinds of namespaces that nobody in the view may make: they would open parts of the kernel that it has no use for."""
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _CAP_SYS_BOOT = 1, 24, 22
 _SIGKILL = 9
-_TICK_MS = 10
 _MAX_OUTPUT_BYTES = 4 << 20
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root", "TERM": "dumb"}
+_PACKAGE = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _IFF_UP = 0x8914, 0x8916, 0x891C, 1
 
 
@@ -77,7 +72,6 @@ class View:
         if os.geteuid() != 0:
             raise refused("only root may make one")
         self.hidden = tuple(daemon_sockets())
-        gone = (*without, *self.hidden)
         try:
             native.unshare(_NEWNS)
         except OSError as error:
@@ -90,12 +84,13 @@ class View:
         self._answers, answers = os.pipe()
         self._keeper = os.fork()
         if self._keeper == 0:
-            _in_child(lambda: self._keep(orders, answers, gone))
+            _in_child(lambda: self._keep(orders, answers))
         os.close(orders)
         os.close(answers)
         self._net = -1
         try:
             self._begin()
+            self._order({"forget": [*without, *self.hidden]})
         except BaseException:
             self.close()
             raise
@@ -124,7 +119,7 @@ class View:
             os.ftruncate(fd, 0)
             os.lseek(fd, 0, os.SEEK_SET)
         self._tell(order)
-        return int(str(self._hear()["code"]))
+        return int(self._hear()["code"])
 
     def close(self) -> None:
         """End everything in the view; what was written stays until this process ends.  A second call does nothing."""
@@ -178,7 +173,7 @@ class View:
         except OSError as error:
             raise refused("its accounts can't be had in a user namespace", error) from error
         self._tell({})
-        init = int(str(self._hear()["pid"]))
+        init = int(self._hear()["pid"])
         self._net = os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._show_kernel(init)
@@ -187,7 +182,6 @@ class View:
         except OSError as error:
             raise refused("its /proc, /sys or network can't be had", error) from error
         self._tell({})
-        self._hear()  # it has entered
 
     def _show_kernel(self, init: int) -> None:
         """Mount `/proc` and `/sys` by a child that is in the view's PID and network namespaces, and still ours."""
@@ -208,25 +202,25 @@ class View:
         with contextlib.suppress(BrokenPipeError):  # it has died, which the answer will show
             os.write(self._orders, jsontext.dumps(message).encode() + b"\n")
 
-    def _hear(self) -> dict[str, object]:
+    def _hear(self) -> dict[str, int | str]:
         """Return the view's next answer.
 
         Raises:
             RefusedError: It could not begin.
             ContextAgentError: It has died.
         """
-        line = _read_line(self._answers)
+        line = inside.read_line(self._answers)
         if not line:
             raise ContextAgentError("cannot go on with 'the view': its first process has died", reason="view-died")
-        answer: dict[str, object] = jsontext.loads(line)
+        answer: dict[str, int | str] = jsontext.loads(line)
         if "refused" in answer:
-            number = int(str(answer["errno"]))
+            number = int(answer["errno"])
             raise refused(str(answer["refused"]), OSError(number, os.strerror(number)))
         return answer
 
     # The same, from the inside.
 
-    def _keep(self, orders: int, answers: int, gone: Sequence[str]) -> None:
+    def _keep(self, orders: int, answers: int) -> None:
         """Make the namespaces, start their first process, and wait for it."""
         native.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
         for fd in (self._orders, self._answers):
@@ -234,25 +228,28 @@ class View:
         try:
             native.unshare(_NEWUSER | _NEWPID | _NEWNET | _NEWIPC | _NEWUTS)
         except OSError as error:
-            _answer(answers, {"refused": "the kernel allows no user namespace here", "errno": error.errno})
+            inside.answer(answers, {"refused": "the kernel allows no user namespace here", "errno": error.errno})
             return
-        _answer(answers, {})
-        _read_line(orders)
+        inside.answer(answers, {})
+        inside.read_line(orders)
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         pid = os.fork()
         if pid == 0:
-            _in_child(lambda: self._init(orders, answers, gone))
-        _answer(answers, {"pid": pid})
+            _in_child(lambda: self._init(orders, answers))
+        inside.answer(answers, {"pid": pid})
         os.close(orders)
         os.close(answers)
         os.waitpid(pid, 0)
 
-    def _init(self, orders: int, answers: int, gone: Sequence[str]) -> None:
-        """Be process 1 of the view."""
+    def _init(self, orders: int, answers: int) -> None:
+        """Become process 1 of the view: `inside`, run by the view's own Python.
+
+        Nothing of this machine's may be left open in it: the view's root could reach through it.
+        """
         native.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-        if not _read_line(orders):
+        if not inside.read_line(orders):
             return
         try:
             os.setsid()  # no terminal of ours is theirs
@@ -263,60 +260,9 @@ class View:
             native.prctl(_PR_CAPBSET_DROP, _CAP_SYS_BOOT)  # it would end the view
             with contextlib.suppress(OSError):
                 native.new_keyring()  # a kernel without keys needs none
+            inside.become(python(), _PACKAGE, (orders, answers, self._out, self._err))
         except OSError as error:
-            _answer(answers, {"refused": "its root can't be entered", "errno": error.errno})
-            return
-        files = Files("/")
-        for path in gone:
-            with contextlib.suppress(ContextAgentError):  # shown read-only, and warned about
-                files.remove(path)
-        _answer(answers, {})
-        while line := _read_line(orders):
-            order = jsontext.loads(line)
-            code = self._run(order["run"], orders) if "run" in order else self._copy_end(order["read"], order["max"])
-            _answer(answers, {"code": code})
-
-    def _copy_end(self, path: str, max_bytes: int) -> int:
-        """Write the end of a regular file to where the other side reads it; return an errno, 0 for none."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                found = os.fstat(fd)
-                if not stat.S_ISREG(found.st_mode):
-                    return errno.EINVAL
-                write_all(self._out, os.pread(fd, max_bytes, max(0, found.st_size - max_bytes)))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
-
-    def _run(self, argv: list[str], orders: int) -> int:
-        """Start a program, and reap until it has ended; end at once when nobody is there any more to be told."""
-        pid = os.fork()
-        if pid == 0:
-            _in_child(lambda: self._become(argv))
-        poll = select.poll()
-        poll.register(orders, 0)  # the end of the pipe is all that is waited for
-        while not poll.poll(_TICK_MS):
-            while True:
-                try:
-                    done, status = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
-                    break
-                if done == pid:
-                    return os.waitstatus_to_exitcode(status)
-                if not done:
-                    break
-        os._exit(0)
-
-    def _become(self, argv: list[str]) -> None:
-        null = os.open(os.devnull, os.O_RDONLY)
-        for fd, standard in ((null, 0), (self._out, 1), (self._err, 2)):
-            os.dup2(fd, standard)
-        os.setsid()
-        os.umask(0o022)
-        os.execve(argv[0], argv, _ENVIRONMENT)  # noqa: S606  # no shell is wanted
+            inside.answer(answers, {"refused": "its root can't be entered", "errno": error.errno})
 
 
 def _in_child(work: Callable[[], None]) -> NoReturn:
@@ -329,18 +275,6 @@ def _in_child(work: Callable[[], None]) -> NoReturn:
         code = error.errno or 1
     finally:
         os._exit(code)
-
-
-def _answer(fd: int, message: dict[str, object]) -> None:
-    os.write(fd, jsontext.dumps(message).encode() + b"\n")
-
-
-def _read_line(fd: int) -> bytes:
-    """Return a line, or what there is before the end."""
-    line = bytearray()
-    while not line.endswith(b"\n") and (data := os.read(fd, 1)):  # no more than the line: the rest is another's to read
-        line += data
-    return bytes(line)
 
 
 def _forbid(kind: str) -> None:
@@ -362,8 +296,13 @@ def _set_link(name: str, request: int, value: str | int) -> None:
         fcntl.ioctl(made, request, argument)
 
 
+def python() -> tuple[str, ...]:
+    """Return this Python by its real path, and the options with which a boot starts it; it leaves no compiled files."""
+    folder, name = os.path.split(sys.executable)
+    return (os.path.join(os.path.realpath(folder), name), "-I", "-S", "-B")
+
+
 def interpreter() -> tuple[str, ...]:
     """Return the real paths of what the agent is made of on this machine: itself, Python, and Python's libraries."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    places = (package, sys.prefix, sys.base_prefix, os.path.dirname(sys.executable))
+    places = (os.path.join(_PACKAGE, "contextagent"), sys.prefix, sys.base_prefix, os.path.dirname(sys.executable))
     return tuple(dict.fromkeys(os.path.realpath(place) for place in places))

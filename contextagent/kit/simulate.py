@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import stat
-import sys
 import tempfile
 
 from contextagent import jsontext
@@ -14,7 +13,7 @@ from contextagent.errors import ContextAgentError, InvalidInputError, UsageError
 from contextagent.host import layers
 from contextagent.host.served import served
 from contextagent.host.serving import listen
-from contextagent.host.view import View, interpreter
+from contextagent.host.view import View, interpreter, python
 from contextagent.kit.changes import find_changes
 from contextagent.kit.pack import pack
 from contextagent.kit.serve import Site
@@ -330,10 +329,9 @@ class _Story:
                 yield asked
 
     def _words(self, *words: str) -> list[str]:
-        agent = os.path.join(os.path.realpath(os.path.dirname(sys.executable)), os.path.basename(sys.executable))
         program = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", "__main__.py"))
         policy = ("--policy", self._trial.policy) if self._trial.policy else ()
-        return [agent, "-I", "-S", "-B", program, *words, *policy]
+        return [*python(), program, *words, *policy]
 
     def _sources(self) -> tuple[str, ...]:
         return ("--disk", self._trial.disk, "--metadata", f"http://{ADDRESS}" if self._site else "none")

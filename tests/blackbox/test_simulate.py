@@ -70,6 +70,10 @@ class Machine(NamedTuple):
     devices: set[str]
     clock_offset_h: int
     names: tuple[str, ...]
+    shared: list[str]
+
+
+SHARED = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev", "/tmp", "/run", "/")
 
 
 def look() -> Machine:
@@ -86,6 +90,8 @@ def look() -> Machine:
         devices=set(os.listdir("/dev")),
         clock_offset_h=round((time.time() - time.monotonic()) / 3600),
         names=os.uname()[1:2],
+        shared=[digest(Path(path)) for path in (*SHARED, os.path.realpath(sys.executable))]
+        + [str(os.listxattr(os.path.realpath(sys.executable)))],
     )
 
 
@@ -106,7 +112,8 @@ def digest(path: Path) -> str:
         link = os.readlink(path) if path.is_symlink() else ""
     except FileNotFoundError:
         return ""  # somebody else's, and gone
-    return f"{found.st_mode:o} {found.st_uid}:{found.st_gid} {found.st_size} {link} {sha256(bytes_).hexdigest()[:16]}"
+    size = found.st_size if path.is_file() else 0
+    return f"{found.st_mode:o} {found.st_uid}:{found.st_gid} {size} {link} {sha256(bytes_).hexdigest()[:16]}"
 
 
 ESCAPE = """
@@ -151,6 +158,21 @@ for node in /mnt/d/disk /dev/disk /tmp/disk /var/disk; do
     mknod $node b $DISK && dd if=/dev/zero of=$node bs=1M count=1
 done
 for node in /dev/vda /dev/sda /dev/nvme0n1 /dev/loop*; do dd if=/dev/zero of=$node bs=512 count=1 conv=nocreat; done""",
+    "reaches": """
+import os, glob
+for path in glob.glob("/dev/*") + glob.glob("/proc/[0-9]*/exe") + glob.glob("/proc/[0-9]*/fd/*"):
+    for work in (
+        lambda: os.chmod(path, 0o777),
+        lambda: os.chown(path, 7, 7),
+        lambda: os.setxattr(path, "user.trap", b"@"),
+        lambda: os.utime(path, (1, 1)),
+        lambda: path.startswith("/proc/1/fd") and os.write(os.open(path, os.O_WRONLY), b"trap"),
+    ):
+        try:
+            work()
+        except OSError as error:
+            print(path, error)
+""",
     "kills": "setsid sleep 98765@ & setsid sh -c 'while :; do sleep 1; done' trap@ & kill -9 -1; kill -9 1",
     "escapes": ESCAPE,
     "sockets": """
