@@ -51,7 +51,8 @@ def test_each_fault_of_the_service_gets_its_verdict_and_costs_nobody_else_anythi
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = list(pool.map(checked, drawn(family, count, random.Random(f"{SEED}{family}"))))
-    assert not [each for found in results for each in found]
+    failures = [each for found in results for each in found]
+    assert not failures, "\n".join(failures)
     assert len(results) == count
 
 
@@ -66,8 +67,8 @@ def test_each_network_gets_its_verdict_and_the_next_boot_is_as_any_other(
         return [f"N4-{number} ({scenes[number].name}): {each}" for each in found]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        results = list(pool.map(checked, range(len(scenes))))
-    assert not [each for found in results for each in found]
+        failures = [each for found in pool.map(checked, range(len(scenes))) for each in found]
+    assert not failures, "\n".join(failures)
 
 
 def test_the_cases_of_a_submission_are_as_many_as_promised() -> None:

@@ -353,6 +353,7 @@ def test_a_service_that_is_killed_amid_a_boot_gets_its_verdicts_and_makes_no_new
     assert ran(realm, *(["site"] if is_had else []))
     assert verdict(realm, "user")[0] == "broken"
     before = realm.status()["instance_id"]
+    realm.policy(connect_s=1)
     realm.reboot()
     realm.ask(server.url)
     assert realm.status()["instance_id"] == before

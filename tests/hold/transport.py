@@ -143,7 +143,7 @@ class Realm(Arena):
 
     def policy(self, **more: object) -> None:
         """Say how long the service is waited for, and what else of it."""
-        words = {"connect_s": 1, "try_s": 1, "total_s": 2, **more}
+        words = {"connect_s": 5, "try_s": 1, "total_s": 2, **more}
         text = ", ".join(f"{key}: {value}" for key, value in words.items())
         self.put("etc/contextagent/policy.yaml", f"metadata: {{{text}}}\n")
 
@@ -182,8 +182,10 @@ def wrong(case: Case, folder: Path, clean: Mapping[str, str]) -> list[str]:
         clean: The tree of a machine that went the same way without a fault.
     """
     realm = Realm(folder)
+    total_s = 8 if case.fault.is_slow else 3
     realm.policy(
-        total_s=6 if case.fault.is_slow else 2,
+        connect_s=5,
+        total_s=total_s,
         try_s=2 if case.fault.is_slow else 1,
         imds=case.fault.imds,
         dialect=case.dialect if case.is_named else "auto",
@@ -198,7 +200,7 @@ def wrong(case: Case, folder: Path, clean: Mapping[str, str]) -> list[str]:
         faulty = realm.ask(ill.url)
         took_s = time.monotonic() - start
         found = [*judged(realm, case.verdicts(), is_warm=case.is_warm), *_counted(case, ill)]
-        if took_s > (6 if case.fault.is_slow else 2) + SLACK_S:
+        if took_s > total_s + SLACK_S:
             found.append(f"it took {took_s:.1f} s")
         durable = realm.traces()
         realm.reboot()
