@@ -187,11 +187,35 @@ def test_an_empty_field_that_nobody_needs_is_nothing() -> None:
     assert (found.name, found.mode) == ("a", 0)
 
 
-def test_a_sum_of_signed_bytes_is_as_good() -> None:
-    made = bytearray(header("ü"))
+def test_a_field_may_be_filled_to_its_last_byte() -> None:
+    made = block(name=b"n" * 100, kind=b"2" + b"t" * 100, magic=b"ustar\x0000", prefix=b"p" * 155)
+    found = read_header(summed(made[:500] + b"x" * 12))
+    assert (found.name, found.target) == (f"{'p' * 155}/{'n' * 100}", "t" * 100)
+    assert read_header(block(mode=b"1000644\0")).mode == 0o1000644
+
+
+@pytest.mark.parametrize("at", [100, 107, 108, 115, 116, 123, 124, 135, 136, 147, 329, 336, 337, 344])
+def test_every_byte_of_a_number_counts(at: int) -> None:
+    made = bytearray(header("a"))
+    made[at] = ord("x")
+    with pytest.raises(HeaderError, match="bad-header"):
+        read_header(summed(bytes(made)))
+
+
+@pytest.mark.parametrize("at", [0, 99, 147, 156, 511])
+def test_every_byte_but_the_sums_own_is_in_the_sum(at: int) -> None:
+    made = bytearray(header("a"))
+    made[at] += 1
+    with pytest.raises(HeaderError, match="bad-checksum"):
+        read_header(bytes(made))
+
+
+@pytest.mark.parametrize("name", ["ü", "\x7f", "\x7f\udc80", "\udcff"])
+def test_a_sum_of_signed_bytes_is_as_good(name: str) -> None:
+    made = bytearray(header(name))
     signed = sum(made[:148] + made[156:]) + 8 * 32 - 256 * sum(byte > 127 for byte in made)
     made[148:156] = b"%06o\0 " % signed
-    assert read_header(bytes(made)).name == "ü"
+    assert read_header(bytes(made)).name == name
 
 
 @pytest.mark.parametrize("field", [b"000000\0 ", b"        ", b"abcdef\0 ", bytes(8)])
