@@ -260,3 +260,16 @@ def test_the_verdicts_of_an_outage_have_reasons_and_durations(machine: Machine) 
         assert found["source"] == "metadata"
         assert found["reason"]
     assert reports(machine) == {}
+
+
+def test_a_users_script_that_comes_by_disk_and_then_by_the_service_has_run_once(
+    machine: Machine, service: Service, disk: Path
+) -> None:
+    policy(machine)
+    lay(disk, {"user-data": told(machine), "meta-data": ""})
+    service.pages = ec2(told(machine))
+    hear(machine, service, disk=disk)
+    machine.reboot()
+    hear(machine, service)
+    assert effects(machine) == ["user-data start"]
+    assert machine.status()["sources"]["user"] == "metadata:ec2"

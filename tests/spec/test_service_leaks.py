@@ -113,3 +113,17 @@ def test_what_is_fetched_is_private_from_its_first_byte(machine: Machine, servic
     service.pages["/latest/meta-data/instance-id"] = [503, "i-1"]
     hear(machine, service)
     assert [each.seen for each in service.requests] == [[]] * 4
+
+
+@pytest.mark.parametrize("voice", ["policy", "bundle", "user"])
+def test_a_password_in_a_url_that_is_refused_is_not_repeated(machine: Machine, service: Service, voice: str) -> None:
+    address, journal = f"http://me:{CANARY}@127.0.0.1/", f"http://me:{CANARY}@not a host/"
+    policy(machine, **({"address": f'"{address}"'} if voice == "policy" else {}))
+    text = f'logging: {{journal_upload: "{journal}"}}\n'
+    bundle = {"epilog.sh": "true\n", "site.yaml": text if voice == "bundle" else "{}"}
+    data = tgz({"epilog.sh": "true\n", "user.yaml": text}) if voice == "user" else b""
+    service.pages = ec2(data, bundle=tgz(bundle))
+    done = hear(machine, service)
+    told_to_all = done.out + done.err + machine.run("explain").out
+    status = machine.root / "run/contextagent/status.json"
+    assert CANARY not in told_to_all + (status.read_text() if status.exists() else "")
