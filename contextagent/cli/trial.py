@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from contextagent.cli.text import Shell
     from contextagent.kit.changes import Change
-    from contextagent.kit.simulate import PhaseRun, Simulation, Trial
+    from contextagent.kit.simulate import PhaseRun, Simulation
+    from contextagent.kit.trial import Trial
 
 _KINDS = {"file": "-", "folder": "d", "link": "l", "other": "?"}
 _TAIL_LINES = 10
@@ -56,12 +57,13 @@ def run_simulate(options: argparse.Namespace, shell: Shell) -> int:
         ContextAgentError: As `kit.simulate` does.
     """
     from contextagent.kit import outcome, simulate  # noqa: PLC0415  # one module a verb
+    from contextagent.kit.trial import read_trial  # noqa: PLC0415  # as above
 
     if shell.host.is_caller:
         raise UsageError("cannot simulate below '--root': the view is of this machine", hint="for a trial: run --root")
     if options.out:
         outcome.check_out(options.out)
-    trial = simulate.read_trial(
+    trial = read_trial(
         shell.host,
         options.path,
         bundle=options.bundle,

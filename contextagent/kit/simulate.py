@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import tempfile
 
 from contextagent import jsontext
-from contextagent.errors import ContextAgentError, InvalidInputError, UsageError
+from contextagent.errors import ContextAgentError, InvalidInputError
 from contextagent.host import layers
 from contextagent.host.served import served
 from contextagent.host.serving import listen
@@ -18,20 +17,19 @@ from contextagent.kit.changes import find_changes
 from contextagent.kit.pack import pack
 from contextagent.kit.serve import Site
 from contextagent.model import Value
-from contextagent.policy.settings import load_image_policy, merge
 from contextagent.runner.folders import WORKING
 from contextagent.runner.journal import LOGS
 from contextagent.runner.state import HOME, RUN
-from contextagent.runner.status import STATUS
+from contextagent.runner.status import EXIT_CODES, STATUS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from contextagent.host import Host
     from contextagent.host.served import Asked
     from contextagent.kit.changes import Change
+    from contextagent.kit.trial import Trial
     from contextagent.model import Phase
 
 ADDRESS = "169.254.169.254"
@@ -40,37 +38,9 @@ OWN = (RUN, HOME, LOGS, WORKING)
 MOST_RESTARTS = 3
 """How often the agent is started again in a phase, as an init would, when a script of root's has killed it."""
 TAIL_BYTES = 2000
-_GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 _MAX_STATUS_BYTES = 64 << 20
 _LITTLE = 20
 """Of the view's room, the part of it that should be left at the end."""
-
-
-class Trial(Value):
-    """What is to be tried.
-
-    Attributes:
-        disk: Real path of a folder or image that stands for a ROM disk, or `none`.
-        bundle: The site's bundle, or a folder to be packed into one; empty for none.
-        user_data: A file; empty for none.
-        policy: Real path of `--policy`; empty for this machine's own.
-        bundle_name: What the policy calls the bundle.
-        dialect: What the policy has the metadata service speak.
-        has_stop: Whether the machine is stopped in the end.
-    """
-
-    disk: str
-    bundle: str = ""
-    user_data: str = ""
-    policy: str = ""
-    bundle_name: str
-    dialect: str
-    has_stop: bool = False
-
-    @property
-    def has_service(self) -> bool:
-        """Whether there is anything for a metadata service to give."""
-        return bool(self.bundle or self.user_data)
 
 
 class PhaseRun(Value):
@@ -117,77 +87,6 @@ class Simulation(Value):
     users: Mapping[int, str]
     groups: Mapping[int, str]
     warnings: tuple[str, ...]
-
-
-def read_trial(
-    host: Host, path: str, *, bundle: str = "", user_data: str = "", policy: str = "", has_stop: bool = False
-) -> Trial:
-    """Return what is to be tried, after a look at every file.
-
-    Args:
-        host: This machine.
-        path: A context disk (a folder, an image, `none`) or a bundle.
-        bundle: A bundle, or a folder that becomes one.
-        user_data: A file.
-        policy: A file instead of the image's policy.
-        has_stop: The machine is stopped in the end.
-
-    Raises:
-        UsageError: There is nothing at one of the paths, or nothing that fits.
-        InvalidInputError: The policy is invalid.
-    """
-    disk = path
-    if path != "none" and _is_bundle(path):
-        if bundle:
-            raise UsageError(f"cannot use '{bundle}' as the bundle: '{path}' is one already")
-        disk, bundle = "none", path
-    if bundle:
-        _check_readable(bundle, may_be_folder=True)
-    if user_data:
-        _check_readable(user_data, may_be_folder=False)
-    settings = merge(load_image_policy(host, policy or None, may_write=False))
-    return Trial(
-        disk=disk if disk == "none" else os.path.realpath(disk),
-        bundle=bundle,
-        user_data=user_data,
-        policy=os.path.realpath(policy) if policy else "",
-        bundle_name=settings["metadata.bundle"],
-        dialect=settings["metadata.dialect"],
-        has_stop=has_stop,
-    )
-
-
-def _is_bundle(path: str) -> bool:
-    """Return whether a path is a bundle, and no disk.
-
-    Raises:
-        UsageError: It can't be read, or is a device.
-    """
-    kind = _check_readable(path, may_be_folder=True)
-    if stat.S_ISDIR(kind):
-        if os.path.realpath(path) == "/":
-            raise UsageError("cannot use '/' as a disk: it is this machine itself")
-        return False
-    with open(path, "rb") as file:
-        head = file.read(_TAR_AT + len(_TAR))
-    return head.startswith(_GZIP) or head[_TAR_AT:] == _TAR
-
-
-def _check_readable(path: str, *, may_be_folder: bool) -> int:
-    """Return a path's mode.
-
-    Raises:
-        UsageError: It can't be used.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not (may_be_folder and stat.S_ISDIR(mode)):
-            wanted = "neither a file nor a folder" if may_be_folder else "not a file"
-            raise UsageError(f"cannot use '{path}': {wanted}", hint="of a device, simulate with a copy: dd if=DEVICE")
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        raise UsageError(f"cannot use '{path}': {(error.strerror or str(error)).lower()}") from error
-    return mode
 
 
 def open_view(trial: Trial) -> View:
@@ -303,6 +202,21 @@ def is_own(path: str) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in OWN)
 
 
+def _is_status(found: object) -> bool:
+    """Return whether a value has the form of a status: the view's root may write what it likes."""
+    if not isinstance(found, dict) or found.get("result") not in tuple(EXIT_CODES):
+        return False
+    wanted = {
+        "scripts": ("id", "state", "profile", "reason", "output", "late"),
+        "verdicts": ("owner", "source", "verdict"),
+    }
+    return isinstance(found.get("boot_id"), str) and all(
+        isinstance(found.get(key), list)
+        and all(isinstance(each, dict) and set(each) >= {*names, "reason", "duration_s"} for each in found[key])
+        for key, names in wanted.items()
+    )
+
+
 class _Story:
     """A boot under way."""
 
@@ -382,7 +296,7 @@ class _Story:
             found = jsontext.loads(data or b"null")
         except ValueError:
             return
-        if isinstance(found, dict) and isinstance(found.get("scripts"), list) and "result" in found:
+        if _is_status(found):
             self.status = found
 
     def _tail(self, script: Mapping[str, Any]) -> str:

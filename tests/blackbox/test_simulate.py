@@ -570,3 +570,70 @@ def test_the_example_disk_boots_well(tmp_path: Path) -> None:
     assert "/etc/cvmfs/default.local" in {each["path"] for each in found["changes"]}
     assert [phase["exit_code"] for phase in found["phases"]] == [0, 0, 0]
     assert not os.path.lexists(tmp_path / "out")
+
+
+def test_every_other_file_system_of_the_machine_is_shown_and_kept_as_it_was(tmp_path: Path, place: Path) -> None:
+    for name in ("a mount/in it", "single", "original"):
+        (place / name).parent.mkdir(exist_ok=True, parents=True)
+        (place / name).write_text("beneath\n")
+    script(
+        tmp_path / "disk/prolog.sh",
+        f"cd '{place}'; cat 'a mount/file' 'a mount/nested/file' single; ls '/proc/sys/fs/binfmt_misc'\n"
+        "for f in 'a mount/file' 'a mount/nested/file' single; do echo trap > \"$f\"; done\n"
+        "rm 'a mount/gone'; echo new > 'a mount/new'; umount -l 'a mount'; true",
+    )
+    words = " ".join((*AGENT, "simulate", str(tmp_path / "disk"), "--format", "json"))
+    done = run(
+        (
+            "unshare",
+            "--mount",
+            "sh",
+            "-ec",
+            f"""cd '{place}'
+mount -t tmpfs none 'a mount'; mkdir 'a mount/nested'; mount -t tmpfs none 'a mount/nested'
+echo outer > 'a mount/file'; echo inner > 'a mount/nested/file'; echo x > 'a mount/gone'
+echo mounted > original; mount --bind original single
+before=$(cat /proc/self/mountinfo)
+{words} > {tmp_path}/out
+[ "$before" = "$(cat /proc/self/mountinfo)" ]
+cat 'a mount/file' 'a mount/nested/file' single 'a mount/gone'; ls 'a mount'""",
+        )
+    )
+    assert done.code == 0, done.err
+    assert done.out.split() == ["outer", "inner", "mounted", "x", "file", "gone", "nested"]
+    found = json.loads((tmp_path / "out").read_text())
+    assert found["phases"][0]["outputs"]["site/pre-network/prolog.sh"].split()[:3] == ["outer", "inner", "mounted"]
+    changes = {each["path"].removeprefix(f"{place}/"): each["change"] for each in found["changes"]}
+    assert changes == {
+        **dict.fromkeys(("a mount/file", "a mount/nested/file", "single"), "changed"),
+        "a mount/gone": "removed",
+        "a mount/new": "created",
+        **dict.fromkeys(("/var/lib/hepix", "/run/mount"), "created"),  # umount(8) makes the second
+    }
+
+
+def test_a_machine_whose_root_is_an_overlay_itself_can_have_a_view(tmp_path: Path, place: Path) -> None:
+    script(tmp_path / "disk/prolog.sh", "echo x > /etc/made-in-view")
+    words = " ".join((*AGENT, "simulate", f"{place}/disk", "--format", "json"))
+    shutil.copytree(tmp_path / "disk", place / "disk")
+    done = run(
+        (
+            "unshare",
+            "--mount",
+            "sh",
+            "-ec",
+            f"""mount -t tmpfs none /mnt; cd /mnt; mkdir upper work root
+mount -t overlay none -o lowerdir=/,upperdir=upper,workdir=work root
+cd root; mkdir -p old; pivot_root . old; mount -t proc none /proc; mount -t sysfs none /sys; mount --rbind old/dev /dev
+umount -l old; exec {words}""",
+        )
+    )
+    assert done.code == 0, done.err
+    assert [each["path"] for each in json.loads(done.out)["changes"]] == ["/etc/made-in-view", "/var/lib/hepix"]
+
+
+def test_a_status_that_a_script_has_forged_is_none(tmp_path: Path) -> None:
+    text = '(sleep 0.2; while :; do echo \'{"scripts": [7], "result": []}\' > /run/contextagent/status.json; done) &'
+    script(tmp_path / "disk/epilog.sh", text)
+    done = simulate(tmp_path / "disk", code=None)
+    assert "a bug" not in done.err
