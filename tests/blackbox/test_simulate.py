@@ -323,7 +323,7 @@ echo more >> grown
 ln -sfn mode link; ln -s nowhere new-link; ln same hard-link; mkfifo pipe; echo 12345 > 'odd
 name'; mkdir -p new/folder; mv folder moved; rm -r gone; rm -r swapped; echo x > swapped
 echo x > /tmp/in-tmp
-echo x > /run/in-run; echo gone > passing; rm passing; echo mine > /var/lib/hepix/context/scratch""",
+echo x > /run/in-run; echo gone > passing; rm passing""",
     )
     found = facts(tmp_path / "disk")
     changes = {each["path"].removeprefix(f"{place}/"): each for each in found["changes"]}
@@ -347,9 +347,16 @@ echo x > /run/in-run; echo gone > passing; rm passing; echo mine > /var/lib/hepi
     assert (changes["mode"]["mode"], changes["owner"]["uid"], changes["owner"]["gid"]) == ("4751", 7, 8)
     assert (changes["new-link"]["kind"], changes["new-link"]["target"]) == ("link", "nowhere")
     assert (changes["odd\nname"]["size_bytes"], changes["pipe"]["kind"]) == (6, "other")
+
+
+def test_the_agents_own_places_are_told_apart(tmp_path: Path) -> None:
+    script(tmp_path / "disk/prolog.sh", "echo mine > scratch; echo x > /etc/trial-made")
+    found = facts(tmp_path / "disk")
     own = {each["path"] for each in found["own"]}
     assert own >= {"/run/contextagent/status.json", "/var/lib/hepix/context/scratch"}
-    assert all(path.startswith(("/run/contextagent", "/var/l", "/var/lib/hepix/context")) for path in own)
+    places = ("/run/contextagent", "/var/lib/contextagent", "/var/log/contextagent", "/var/lib/hepix/context")
+    assert all(path.startswith(places) for path in own)
+    assert [each["path"] for each in found["changes"]] == ["/etc/trial-made", "/var/lib/hepix"]
 
 
 def test_text_names_each_path_with_mode_and_owner_on_a_line_of_its_own(tmp_path: Path, place: Path) -> None:
