@@ -16,7 +16,7 @@ echo "make: installing Debian packages, because these are missing:" $$missing; \
 apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(2)
 endef
 
-.PHONY: help setup demo test check slow hold vm bench clean
+.PHONY: help setup demo test check slow hold vm rpm bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -63,10 +63,16 @@ vm: $(READY) ## boot real guests in QEMU
 		qemu-system-x86 ipxe-qemu seabios mmdebstrap xorriso kmod lz4 binutils e2fsprogs)
 	$(BIN)/pytest tests/vm
 
+rpm: $(READY) ## build the packages, with an interpreter of their own, into dist/, and test both
+	$(call need,busybox dpkg-source gcc patch perl readelf rpmbuild rpmlint systemd-analyze unshare xorriso,\
+		binutils busybox-static dpkg-dev gcc libc6-dev patch perl rpm rpmlint systemd util-linux xorriso)
+	PYTHON=$(CURDIR)/$(BIN)/python packaging/rpm/build.sh
+	$(BIN)/pytest tests/rpm
+
 bench: $(READY) ## measure boots beside a bare shell and Debian's cloud-init (root); no figure fails it
 	$(call need,mmdebstrap,mmdebstrap)
 	$(BIN)/python -m tests.bench
 
 clean: ## remove everything that was made here
-	rm -rf .venv .cache .coverage* .hypothesis .*_cache build *.egg-info contextagent/host/_guestos*.so
+	rm -rf .venv .cache .coverage* .hypothesis .*_cache build dist *.egg-info contextagent/host/_guestos*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
