@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import struct
 import sys
@@ -76,6 +77,7 @@ class View:
             native.unshare(_NEWNS)
         except OSError as error:
             raise refused("no mount namespace is allowed here", error) from error
+        _raise_limits()
         built = layers.build((*filter(layers.is_fresh, needed), *lent))
         self.layers, self.made, self.warnings = built.layers, built.made, built.warnings
         self._out = os.open(layers.WORK, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -275,6 +277,17 @@ def _in_child(work: Callable[[], None]) -> NoReturn:
         code = error.errno or 1
     finally:
         os._exit(code)
+
+
+def _raise_limits() -> None:
+    """Let this process have what an init has: in the view nobody can raise a limit any more."""
+    with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+        most = int(file.read())
+    for kind, wanted in ((resource.RLIMIT_NOFILE, most), (resource.RLIMIT_NPROC, resource.RLIM_INFINITY)):
+        soft, hard = resource.getrlimit(kind)
+        if hard not in (wanted, resource.RLIM_INFINITY):
+            with contextlib.suppress(OSError, ValueError):  # root without that right: as `run` would fare here
+                resource.setrlimit(kind, (soft, wanted))
 
 
 def _forbid(kind: str) -> None:
