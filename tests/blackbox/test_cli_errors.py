@@ -18,8 +18,8 @@ from tests.machine import AGENT, REPOSITORY, Done, Machine, run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VERBS = ("run", "plan", "status", "explain", "analyze", "query", "trace", "receipt", "lint", "pack")
-LATER = ("simulate", "serve", "watch", "remaining", "features", "pilot", "finish", "drain", "collect-logs", "image")
+VERBS = tuple("run plan status explain analyze query trace receipt lint pack simulate serve".split())
+LATER = ("watch", "remaining", "features", "pilot", "finish", "drain", "collect-logs", "image")
 ERROR = re.compile(r"contextagent: cannot [a-z]+ ('[^']*'.*|.* '[^']*'.*): \S.*")
 NOBODY = 65534
 
@@ -202,7 +202,9 @@ def shell(command: str, machine: Machine) -> Done:
     return run(["bash", "-c", f'agent() {{ {agent} "$@"; }}; {command}'])
 
 
-@pytest.mark.parametrize("words", ["--help", "query policy", "query policy --format json", "run --disk none --metadata none"])
+@pytest.mark.parametrize(
+    "words", ["--help", "query policy", "query policy --format json", "run --disk none --metadata none"]
+)
 def test_a_reader_that_has_had_enough_hears_no_complaint(words: str, machine: Machine) -> None:
     assert shell(f"agent {words} | true; echo ${{PIPESTATUS[0]}}", machine) == (0, "0\n", "")
     assert shell(f"agent {words} 2>&1 | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}", machine) == (0, "0\n", "")
