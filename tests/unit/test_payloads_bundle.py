@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from contextagent.errors import BrokenSourceError, CannotWriteError
 from contextagent.payloads.bundle import MAX_HEADER_BYTES, MAX_PADDING_BYTES, Member, check, extract
 from contextagent.payloads.caps import Caps
-from contextagent.payloads.stream import MAX_PARTS
+from contextagent.payloads.stream import MAX_PARTS, Stream
 from tests import tars
 from tests.tars import BLOCK, END, extended, file, folder, header, link, padded, pax, tar, tgz
 
@@ -145,6 +145,15 @@ def test_all_members_together_are_bounded(tmp_path: Path) -> None:
 def test_the_cap_of_members_is_the_last_one_allowed(tmp_path: Path) -> None:
     members = [file(f"f{number}", b"") for number in range(1024)]
     assert len(extract(tar(*members), str(tmp_path / "out"), CAPS)) == 1024
+
+
+def test_the_ratio_is_the_last_one_allowed() -> None:
+    size = next(size for size in range(2000, 6000) if size == 100 * len(gzip.compress(bytes(size))))
+    for more, ratio in ((0, 100), (1, 101)):
+        stream = Stream(io.BytesIO(gzip.compress(bytes(size + more))), Caps(ratio=ratio), "it")
+        assert len(stream.read(size + more)) == size + more
+    with pytest.raises(BrokenSourceError, match="too many times its own size"):
+        Stream(io.BytesIO(gzip.compress(bytes(size + 1))), Caps(ratio=100), "it").read(size + 1)
 
 
 def test_what_pads_an_archive_out_does_not_count_as_unpacked(tmp_path: Path) -> None:
