@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -334,3 +335,34 @@ def test_two_agents_at_once_run_nothing_twice(machine: Machine, service: Service
     assert 0 in codes
     assert set(codes) <= {0, 75}
     assert effects(machine).count("user-data start") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_agent_that_is_killed_while_it_asks_runs_all_once_when_it_is_started_again(
+    machine: Machine, service: Service, count: int, number: int
+) -> None:
+    policy(machine, try_s="20", total_s="30")
+    agents: list[subprocess.Popen[bytes]] = []
+    begun = threading.Event()
+
+    def look() -> None:
+        if len(service.requests) == count - 1:
+            assert begun.wait(30)
+            agents[0].send_signal(number)
+            agents[0].wait(30)
+
+    service.look = look
+    service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
+    words = (*AGENT, "--root", str(machine.root), "run", "--disk", "none", "--metadata", service.url)
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as agent:
+        agents.append(agent)
+        begun.set()
+    assert agents[0].returncode != 0
+    assert effects(machine) == []
+    service.look = lambda: None
+    assert hear(machine, service, "--resume").code == 0
+    assert effects(machine) == ["user-data start", "epilog.sh start"]
+    assert machine.run("trace", "verify").code in (0, 2)

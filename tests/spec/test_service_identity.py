@@ -273,3 +273,27 @@ def test_a_users_script_that_comes_by_disk_and_then_by_the_service_has_run_once(
     hear(machine, service)
     assert effects(machine) == ["user-data start"]
     assert machine.status()["sources"]["user"] == "metadata:ec2"
+
+
+def test_an_outage_serves_one_owner_from_the_cache_and_the_other_from_its_disk(
+    machine: Machine, service: Service, disk: Path
+) -> None:
+    policy(machine)
+    service.pages = whole(machine)
+    hear(machine, service)
+    machine.reboot()
+    lay(disk, {"user-data": told(machine, "from disk"), "meta-data": ""})
+    hear(machine, REFUSING, disk=disk)
+    assert effects(machine) == [*BOTH, "from disk start", "epilog.sh start"]
+    assert machine.status()["sources"] == {"site": "cached:metadata:ec2", "user": "disk:nocloud"}
+
+
+def test_a_service_in_lasting_trouble_at_a_reboot_leaves_the_last_good_bundle_in_use(
+    machine: Machine, service: Service
+) -> None:
+    policy(machine, total_s="1")
+    boots(machine, service, whole(machine), whole(machine) | {BUNDLE: 503})
+    assert effects(machine) == [*BOTH, "epilog.sh start"]
+    assert verdict(machine, "site")["verdict"] == "broken"
+    assert machine.status()["sources"]["site"] == "cached:metadata:ec2"
+    assert machine.status()["result"] == "failed"
