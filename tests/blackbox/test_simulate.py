@@ -134,7 +134,7 @@ for way in ("/proc/1/root", "/proc/1/cwd", "/proc/self/fd/%d/../../../.." % insi
 """
 
 ATTACKS = {
-    "deletes": "rm -rf /etc/* /var/lib/* /usr/local /opt /root; echo trap > /etc/trap-@; exit 0",
+    "deletes": "rm -rf /etc/* /var/lib/* /usr/sbin /boot; echo trap > /etc/trap-@; exit 0",
     "mounts": """
 mkdir -p /mnt/x; mount -t tmpfs none /mnt/x; mount --bind /mnt/x /etc; mount -o remount,rw /proc
 mount -o remount,rw /sys
