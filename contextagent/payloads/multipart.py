@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 _NAME = bytes(set(range(33, 127)) - {ord(":")})
 _LINE_ENDS = (b"\n", b"\r\n", b"\r")
+MAX_HEADERS_BYTES = 64 << 10
+"""Of one part: a mailer writes a hundredth of it."""
+MAX_PARAMETERS = 32
+_MAX_DIGITS = 4
 _UU = ("x-uuencode", "uuencode", "uue", "x-uue")
+
+
+class TooLargeError(ValueError):
+    """A message has more of something than any mailer writes; `reason` is a fixed word."""
+
+    def __init__(self, cause: str, *, reason: str) -> None:
+        super().__init__(cause)
+        self.reason = reason
 
 
 class Part(Value):
@@ -63,22 +75,34 @@ class Parts(Value):
     is_closed: bool
 
 
-def read_message(data: bytes) -> Parts:
-    """Return the leaf parts of a message; any bytes are one, of type text/plain where nothing says another."""
-    reader = _Reader(data.splitlines(keepends=True))
+def read_message(data: bytes, *, max_parts: int) -> Parts:
+    """Return the leaf parts of a message; any bytes are one, of type text/plain where nothing says another.
+
+    Raises:
+        TooLargeError: It has more than `max_parts`, or too large a head.
+    """
+    reader = _Reader(data.splitlines(keepends=True), max_parts)
     reader.message(0, len(reader.lines), "text/plain")
     return Parts(parts=tuple(reader.parts), has_boundaries=reader.has_boundaries, is_closed=reader.is_closed)
 
 
 class _Reader:
-    """A message as lines, and what has been found in it."""
+    """A message as lines, and what has been found in it.
 
-    def __init__(self, lines: list[bytes]) -> None:
+    Each line is looked at a fixed number of times, however many multiparts are inside each other: what could be a
+    boundary is found by its text.
+    """
+
+    def __init__(self, lines: list[bytes], max_parts: int) -> None:
         self.lines = lines
         self.parts: list[Part] = []
         self.has_boundaries = True
         self.is_closed = True
-        self._dashed = [number for number, line in enumerate(lines) if line.startswith(b"--")]
+        self._max_parts = max_parts
+        self._dashed: dict[bytes, list[int]] = {}
+        for number, line in enumerate(lines):
+            if line.startswith(b"--"):
+                self._dashed.setdefault(line[2:].rstrip(b"\r\n").rstrip(b" \t"), []).append(number)
 
     def message(self, begin: int, end: int, default_kind: str, *, is_part: bool = False) -> None:
         """Take in the message in a range of lines, and whatever it holds."""
@@ -92,6 +116,8 @@ class _Reader:
             inner_kind = "message/rfc822" if kind == "multipart/digest" else "text/plain"
             self._multipart(begin, end, _boundary(headers["content-type"]), inner_kind)
             return
+        if len(self.parts) >= self._max_parts:
+            raise TooLargeError(f"it has more than {self._max_parts} parts", reason="too-many-members")
         body = b"".join(self.lines[begin:end])
         if is_part:  # the line end before a boundary is the boundary's
             body = body.removesuffix(b"\n").removesuffix(b"\r") if body.endswith(b"\n") else body.removesuffix(b"\r")
@@ -101,34 +127,42 @@ class _Reader:
 
     def _headers(self, begin: int, end: int) -> tuple[dict[str, str], int]:
         """Return the first value of each header by its name in lower case, and where the body begins."""
-        found: dict[str, str] = {}
-        name = ""
+        found: dict[str, list[bytes]] = {}
+        folded: list[bytes] = []
+        after = end
+        size_bytes = 0
         for number in range(begin, end):
             line = self.lines[number]
-            key, colon, value = line.partition(b":")
             if line in _LINE_ENDS:
-                return found, number + 1
+                after = number + 1
+                break
+            key, colon, value = line.partition(b":")
             if line[:1] in (b" ", b"\t"):
-                if name:
-                    found[name] += line.decode("latin-1")
+                folded.append(line)
             elif colon and not key.translate(None, _NAME):
-                name = key.decode("ascii").lower()
-                if name in found:
-                    name = ""
-                else:
-                    found[name] = value.decode("latin-1")
+                folded = [value]
+                found.setdefault(key.decode("ascii").lower(), folded)
             elif not (number == begin and line.startswith(b"From ")):
-                return found, number  # a body without the empty line before it
-        return found, end
+                after = number  # a body without the empty line before it
+                break
+            size_bytes += len(line)
+            if size_bytes > MAX_HEADERS_BYTES:
+                raise TooLargeError("the headers of a part are too large", reason="bad-mime")
+        return {name: b"".join(pieces).decode("latin-1") for name, pieces in found.items()}, after
 
     def _multipart(self, begin: int, end: int, boundary: bytes, default_kind: str) -> None:
         """Take in the parts between the lines that are boundaries; what stands before and behind them is for nobody."""
+        if not boundary:
+            self.has_boundaries = False
+            return
         first = None
         is_closed = False
-        for number, is_last in self._marks(begin, end, boundary) if boundary else ():
+        closing = self._marks(begin, end, boundary + b"--")
+        closed = closing[0] if closing else end
+        for number in self._marks(begin, closed, boundary) + closing[:1]:
             if first is not None and first < number:
                 self.message(first, number, default_kind, is_part=True)
-            if is_last:
+            if number == closed:
                 is_closed = True
                 break
             first = number + 1
@@ -138,17 +172,10 @@ class _Reader:
             self.is_closed = False
             self.message(first, end, default_kind, is_part=True)
 
-    def _marks(self, begin: int, end: int, boundary: bytes) -> Iterator[tuple[int, bool]]:
-        """Tell the lines in a range that are boundaries, and of each whether it is a last one."""
-        for at in range(bisect_left(self._dashed, begin), len(self._dashed)):
-            number = self._dashed[at]
-            if number >= end:
-                return
-            line = self.lines[number]
-            if line.startswith(boundary, 2):
-                rest = line[len(boundary) + 2 :].rstrip(b"\r\n").rstrip(b" \t")
-                if rest in (b"", b"--"):
-                    yield number, rest == b"--"
+    def _marks(self, begin: int, end: int, mark: bytes) -> list[int]:
+        """Return the lines in a range that are this mark, with two hyphens before it."""
+        numbers = self._dashed.get(mark, [])
+        return numbers[bisect_left(numbers, begin) : bisect_left(numbers, end)]
 
 
 def _boundary(typed: str) -> bytes:
@@ -159,26 +186,40 @@ def _boundary(typed: str) -> bytes:
             plain = plain or value
         elif name.startswith("boundary*"):  # RFC 2231: in pieces, or with a character set
             number = name[len("boundary*") :].rstrip("*")
-            pieces[int(number) if number.isdecimal() else 0] = _unescaped(value) if name.endswith("*") else value
+            pieces[int(number) if number.isdecimal() and len(number) < _MAX_DIGITS else 0] = (
+                _unescaped(value) if name.endswith("*") else value
+            )
     text = plain or "".join(pieces[number] for number in sorted(pieces))
     return text.rstrip().encode("latin-1", "replace")
 
 
 def _parameters(typed: str) -> Iterator[tuple[str, str]]:
     """Tell the parameters of a content type: name in lower case, and value without its quotes."""
-    rest = typed.partition(";")[2]
-    while rest:
-        end = rest.find(";")
-        while end >= 0 and (rest.count('"', 0, end) - rest.count('\\"', 0, end)) % 2:
-            end = rest.find(";", end + 1)
-        one, rest = (rest[:end], rest[end + 1 :]) if end >= 0 else (rest, "")
-        name, _, value = one.partition("=")
-        value = value.strip()
-        if len(value) > 1 and value[0] == value[-1] == '"':
-            value = value[1:-1].replace("\\\\", "\\").replace('\\"', '"')
-        elif value.startswith("<") and value.endswith(">"):
-            value = value[1:-1]
-        yield name.strip().lower(), value
+    pieces: list[str] = []
+    is_quoted = False
+    count = 0
+    for piece in typed.split(";")[1:]:
+        pieces.append(piece)
+        is_quoted ^= bool((piece.count('"') - piece.count('\\"')) % 2)
+        if is_quoted:
+            continue
+        count += 1
+        if count > MAX_PARAMETERS:
+            raise TooLargeError("a content type has too many parameters", reason="bad-mime")
+        yield _parameter(";".join(pieces))
+        pieces = []
+    if pieces:
+        yield _parameter(";".join(pieces))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = value[1:-1].replace("\\\\", "\\").replace('\\"', '"')
+    elif value.startswith("<") and value.endswith(">"):
+        value = value[1:-1]
+    return name.strip().lower(), value
 
 
 def _unescaped(value: str) -> str:
@@ -197,18 +238,18 @@ def _unescaped(value: str) -> str:
 def _from_uu(body: bytes) -> bytes:
     """Return what is between `begin` and `end`; the body as it is where that can't be read."""
     lines = iter(body.splitlines())
-    made = b""
+    made: list[bytes] = []
     if not any(line.startswith(b"begin ") for line in lines):
         return body
     for line in lines:
         if line.strip() == b"end":
             break
         try:
-            made += a2b_uu(line)
+            made.append(a2b_uu(line))
         except Error:  # some programs fill the last line up
             size = (((line[0] - 32) & 63) * 4 + 5) // 3 if line else 0
             try:
-                made += a2b_uu(line[:size])
+                made.append(a2b_uu(line[:size]))
             except Error:
                 return body
-    return made
+    return b"".join(made)

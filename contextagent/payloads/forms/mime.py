@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextagent.model import Problem, Reading, Value
 from contextagent.payloads.forms import cloud_config, glideinwms, gzip, other, script, tar
-from contextagent.payloads.multipart import read_message
+from contextagent.payloads.multipart import TooLargeError, read_message
 from contextagent.payloads.userdata import read_form
 
 TYPE_CHECKING = False
@@ -113,7 +113,10 @@ class _Leaves:
 
     def _parts(self, data: bytes) -> tuple[Part, ...]:
         """Return the parts that hold no other parts."""
-        message = read_message(data)
+        try:
+            message = read_message(data, max_parts=self._place.caps.members)
+        except TooLargeError as error:
+            raise self._place.broken(error.reason, str(error)) from error
         if not message.has_boundaries:
             raise self._place.broken("bad-mime", "a multipart's boundary is missing")
         if not message.is_closed:
