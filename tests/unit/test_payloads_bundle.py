@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contextagent.errors import BrokenSourceError, CannotWriteError
-from contextagent.payloads.bundle import MAX_HEADER_BYTES, MAX_PADDING_BYTES, Member, check, extract
+from contextagent.payloads.bundle import MAX_DEPTH, MAX_HEADER_BYTES, MAX_PADDING_BYTES, Member, check, extract
 from contextagent.payloads.caps import Caps
 from contextagent.payloads.stream import MAX_PARTS, Stream
 from tests import tars
@@ -145,6 +145,25 @@ def test_all_members_together_are_bounded(tmp_path: Path) -> None:
 def test_the_cap_of_members_is_the_last_one_allowed(tmp_path: Path) -> None:
     members = [file(f"f{number}", b"") for number in range(1024)]
     assert len(extract(tar(*members), str(tmp_path / "out"), CAPS)) == 1024
+
+
+def test_each_bound_is_the_last_one_allowed() -> None:
+    assert check(tar(file("a/" * (MAX_DEPTH - 1) + "b")), CAPS)
+    with pytest.raises(BrokenSourceError, match="too many levels"):
+        check(tar(file("a/" * MAX_DEPTH + "b")), CAPS)
+    record = pax({"comment": b"x" * (MAX_HEADER_BYTES - BLOCK - len(b"65024 comment=\n"))})
+    assert len(record) == MAX_HEADER_BYTES
+    assert check(tar(record, file("a")), CAPS)
+    with pytest.raises(BrokenSourceError, match="too large"):
+        check(tar(record, extended(b""), file("a")), CAPS)
+
+
+def test_an_extended_header_may_say_nothing() -> None:
+    assert len(check(tar(extended(b""), extended(b"", b"g"), file("a")), CAPS)) == 1
+
+
+def test_a_folders_rights_are_no_more_than_a_files() -> None:
+    assert check(tar(header("d", kind=b"5", mode=0o7777)), CAPS)[0].mode == 0o755
 
 
 def test_the_ratio_is_the_last_one_allowed() -> None:
