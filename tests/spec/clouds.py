@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import json
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+from tests.machine import Machine
 from tests.spec.scenes import says
-from tests.spec.service import Page
+from tests.spec.service import Page, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from tests.machine import Done, Machine
-    from tests.spec.service import Answer, Service
+    from tests.machine import Done
+    from tests.spec.service import Answer
 
 BUNDLE = "/context/default.tgz"
 ID, DATA, TOKENS = "/latest/meta-data/instance-id", "/latest/user-data", "/latest/api/token"
@@ -107,3 +109,17 @@ def records(machine: Machine, owner: str, source: str = "metadata") -> list[dict
         for each in machine.trace()
         if each["ev"] == "source" and each["owner"] == owner and source in str(each["source"])
     ]
+
+
+def at_once(folder: Path, boot: Callable[..., None], cases: Iterable[tuple[object, ...]]) -> None:
+    """Try each case with a machine and a service of its own, all at the same time: most of it is waiting."""
+
+    def one(number: int, case: tuple[object, ...]) -> None:
+        with Service() as service:
+            boot(Machine(folder / f"machine-{number}"), service, *case)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        running = {pool.submit(one, number, case): case for number, case in enumerate(cases)}
+        for each, case in running.items():
+            error = each.exception()
+            assert error is None, (case, error)

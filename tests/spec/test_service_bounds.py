@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 MIME = b"MIME-Version: 1.0\nContent-Type: multipart/mixed; "
 PARTS = b"\n\n--a\n\nx\n--a--\n"
-SOON_S = 40
+SOON_S = 20
 
 
 def work(kind: str) -> bytes:
     """Return user data that is much work for a simple reader."""
     return {
-        "open quote": MIME + b'boundary="' + b";" * (MIB // 4) + PARTS,
+        "open quote": MIME + b'boundary="' + b";" * (MIB // 16) + PARTS,
         "many headers": b"MIME-Version: 1.0\n" + b"X: y\n" * (MIB // 2) + MIME[18:] + b"boundary=a" + PARTS,
         "encoded words": b"MIME-Version: 1.0\nSubject:" + b" =?utf-8?q?a?=" * (MIB // 8) + b"\n" + MIME[18:] + PARTS,
         "open brackets": MIME + b"(" * MIB + b"boundary=a" + PARTS,

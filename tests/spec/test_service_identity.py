@@ -13,6 +13,7 @@ from tests.spec.clouds import (
     ID,
     META,
     UUID,
+    at_once,
     ec2,
     hear,
     openstack,
@@ -25,13 +26,13 @@ from tests.spec.clouds import (
     verdicts,
 )
 from tests.spec.scenes import effects, lay, reports
-from tests.spec.service import Page
+from tests.spec.service import Page, Service
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.machine import Machine
-    from tests.spec.service import Answer, Service
+    from tests.spec.service import Answer
 
 REFUSING = "http://127.0.0.1:9"
 BOTH = ["user-data start", "epilog.sh start"]
@@ -156,45 +157,45 @@ def test_a_cached_boot_has_the_same_scripts_late_as_before(machine: Machine, ser
     assert effects(machine)[4:] == ["stop.d/x stop", "epilog.sh stop", "prolog.sh stop"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_service_that_dies_in_the_middle_of_a_reboot_makes_no_new_instance_and_the_site_runs(
-    machine: Machine, service: Service, count: int
-) -> None:
-    policy(machine, total_s="1")
-    service.pages = whole(machine)
-    hear(machine, service)
-    first = instance(machine)
-    machine.reboot()
-    service.forget()
-    service.dies_at = count
-    hear(machine, service)
-    assert instance(machine) == first
-    assert effects(machine) == [*BOTH, "epilog.sh start"]
-    assert "broken" in verdicts(machine).values()
-    assert machine.status()["sources"]["site"] in ("metadata:ec2", "metadata", "cached:metadata:ec2")
+def test_a_service_that_dies_in_the_middle_of_a_reboot_makes_no_new_instance_and_the_site_runs(tmp_path: Path) -> None:
+    def case(machine: Machine, service: Service, count: int) -> None:
+        policy(machine, total_s="1")
+        service.pages = whole(machine)
+        hear(machine, service)
+        first = instance(machine)
+        machine.reboot()
+        service.forget()
+        service.dies_at = count
+        hear(machine, service)
+        assert instance(machine) == first
+        assert effects(machine) == [*BOTH, "epilog.sh start"]
+        assert "broken" in verdicts(machine).values()
+        assert machine.status()["sources"]["site"] in ("metadata:ec2", "metadata", "cached:metadata:ec2")
+
+    at_once(tmp_path, case, [(1,), (2,), (3,)])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_a_service_that_dies_in_the_middle_of_a_first_boot_is_broken_and_the_next_boot_is_the_same_instance(
-    machine: Machine, service: Service, count: int
+    tmp_path: Path,
 ) -> None:
-    policy(machine, dialect="auto", total_s="1")
-    service.pages = whole(machine)
-    service.dies_at = count
-    done = hear(machine, service)
-    assert "Traceback" not in done.err
-    assert "broken" in verdicts(machine).values()
-    first = instance(machine)
-    ran = effects(machine)
-    assert set(ran) <= set(BOTH)
-    machine.reboot()
-    from tests.spec.service import Service as Other  # noqa: PLC0415  # the fixture's is dead
+    def case(machine: Machine, service: Service, count: int) -> None:
+        policy(machine, dialect="auto", total_s="1")
+        service.pages = whole(machine)
+        service.dies_at = count
+        done = hear(machine, service)
+        assert "Traceback" not in done.err
+        assert "broken" in verdicts(machine).values()
+        first = instance(machine)
+        ran = effects(machine)
+        assert set(ran) <= set(BOTH)
+        machine.reboot()
+        with Service(whole(machine)) as other:
+            assert hear(machine, other).code == 0
+        assert instance(machine) == first
+        assert effects(machine).count("user-data start") == 1
+        assert effects(machine)[-1] == "epilog.sh start"
 
-    with Other(whole(machine)) as other:
-        assert hear(machine, other).code == 0
-    assert instance(machine) == first
-    assert effects(machine).count("user-data start") == 1
-    assert effects(machine)[-1] == "epilog.sh start"
+    at_once(tmp_path, case, [(1,), (2,), (3,), (4,), (5,)])
 
 
 def test_what_is_absent_at_a_reboot_is_not_served_from_the_cache(machine: Machine, service: Service) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.spec.clouds import BUNDLE, DATA, ID, ec2, hear, policy, records, spoken, told, verdict, verdicts
+from tests.spec.clouds import BUNDLE, DATA, ID, at_once, ec2, hear, policy, records, spoken, told, verdict, verdicts
 from tests.spec.scenes import effects
 from tests.spec.service import Page, Service
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.machine import Machine
     from tests.spec.service import Answer
 
@@ -142,35 +144,37 @@ def test_a_content_encoding_that_nobody_asked_for_is_not_executed_as_something_e
 PASSING = [429, 500, 503, Page(fault="reset")]
 
 
-@pytest.mark.parametrize(
-    ("path", "trouble"),
-    [
-        *((path, trouble) for path in (BUNDLE, DATA, ID) for trouble in PASSING),
-        *((BUNDLE, trouble) for trouble in (502, 504, Page(fault="close"), Page(fault="hang"))),
-    ],
-    ids=itertools.count(),
-)
-def test_what_may_pass_is_tried_again_and_a_retry_that_succeeds_is_not_degraded(
-    machine: Machine, service: Service, path: str, trouble: Answer
-) -> None:
-    policy(machine, total_s="20")
-    service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
-    service.pages[path] = [trouble, service.pages[path]]
-    assert hear(machine, service).code == 0
-    assert effects(machine) == ["user-data start", "epilog.sh start"]
-    assert machine.status()["result"] == "ok"
-    assert service.paths().count(path) == 2
-    others = {BUNDLE, DATA, ID} - {path}
-    assert all(service.paths().count(each) == 1 for each in others), "what is had is not asked for again"
+def test_what_may_pass_is_tried_again_and_a_retry_that_succeeds_is_not_degraded(tmp_path: Path) -> None:
+    def case(machine: Machine, service: Service, path: str, trouble: Answer) -> None:
+        policy(machine, total_s="20", try_s="2")
+        service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
+        service.pages[path] = [trouble, service.pages[path]]
+        assert hear(machine, service).code == 0
+        assert effects(machine) == ["user-data start", "epilog.sh start"]
+        assert machine.status()["result"] == "ok"
+        assert service.paths().count(path) == 2
+        others = {BUNDLE, DATA, ID} - {path}
+        assert all(service.paths().count(each) == 1 for each in others), "what is had is not asked for again"
+
+    at_once(
+        tmp_path,
+        case,
+        [
+            *((path, trouble) for path in (BUNDLE, DATA, ID) for trouble in PASSING),
+            *((BUNDLE, trouble) for trouble in (502, 504, Page(fault="close"), Page(fault="hang"))),
+        ],
+    )
 
 
-@pytest.mark.parametrize("trouble", [503, 429, Page(fault="reset"), Page(fault="hang")], ids=itertools.count())
-def test_what_does_not_pass_is_broken_when_the_time_is_up(machine: Machine, service: Service, trouble: Answer) -> None:
-    began = time.monotonic()
-    assert boot(machine, service, BUNDLE, trouble) == "broken"
-    assert time.monotonic() - began < LONG_S
-    assert service.paths().count(BUNDLE) >= 2
-    assert service.paths().count(DATA) == 1
+def test_what_does_not_pass_is_broken_when_the_time_is_up(tmp_path: Path) -> None:
+    def case(machine: Machine, service: Service, trouble: Answer) -> None:
+        began = time.monotonic()
+        assert boot(machine, service, BUNDLE, trouble) == "broken"
+        assert time.monotonic() - began < LONG_S
+        assert service.paths().count(BUNDLE) >= 2
+        assert service.paths().count(DATA) == 1
+
+    at_once(tmp_path, case, [(503,), (429,), (Page(fault="reset"),), (Page(fault="hang"),)])
 
 
 def test_the_trace_counts_the_tries_and_tells_the_last_status(machine: Machine, service: Service) -> None:
@@ -203,27 +207,31 @@ def test_a_retry_after_is_heeded(machine: Machine, service: Service) -> None:
     assert second - first >= 1.9
 
 
-@pytest.mark.parametrize("word", ["1000000000", "-5", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_no_retry_after_stretches_a_boot(machine: Machine, service: Service, word: str) -> None:
-    began = time.monotonic()
-    assert boot(machine, service, BUNDLE, Page(status=503, headers={"Retry-After": word}), total_s="1") == "broken"
-    assert time.monotonic() - began < LONG_S
+def test_no_retry_after_stretches_a_boot(tmp_path: Path) -> None:
+    def case(machine: Machine, service: Service, word: str) -> None:
+        began = time.monotonic()
+        assert boot(machine, service, BUNDLE, Page(status=503, headers={"Retry-After": word}), total_s="1") == "broken"
+        assert time.monotonic() - began < LONG_S
+
+    at_once(tmp_path, case, [("1000000000",), ("-5",), ("9" * 5000,), ("Fri, 31 Dec 9999 23:59:59 GMT",)])
 
 
-@pytest.mark.parametrize(
-    ("path", "fault"), [(BUNDLE, "drip"), (DATA, "drip"), (ID, "drip"), (BUNDLE, "slow head"), (DATA, "slow head")]
-)
-def test_a_server_that_drips_stretches_nothing(machine: Machine, service: Service, path: str, fault: str) -> None:
-    policy(machine)
-    service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
-    service.pages[path] = Page(b"#" * 5000, fault=fault, pause_s=0.05)
-    began = time.monotonic()
-    hear(machine, service)
-    assert time.monotonic() - began < LONG_S
-    wrong = {BUNDLE: "site", DATA: "user"}.get(path)
-    assert [owner for owner, word in verdicts(machine).items() if word == "broken"] == ([wrong] if wrong else [])
-    assert ("epilog.sh start" in effects(machine)) is (path != BUNDLE)
-    assert ("user-data start" in effects(machine)) or path != BUNDLE
+def test_a_server_that_drips_stretches_nothing(tmp_path: Path) -> None:
+    def case(machine: Machine, service: Service, path: str, fault: str) -> None:
+        policy(machine)
+        service.pages = ec2(told(machine), bundle=spoken(machine, "epilog.sh"))
+        service.pages[path] = Page(b"#" * 5000, fault=fault, pause_s=0.05)
+        began = time.monotonic()
+        hear(machine, service)
+        assert time.monotonic() - began < LONG_S
+        wrong = {BUNDLE: "site", DATA: "user"}.get(path)
+        assert [owner for owner, word in verdicts(machine).items() if word == "broken"] == ([wrong] if wrong else [])
+        assert ("epilog.sh start" in effects(machine)) is (path != BUNDLE)
+        assert ("user-data start" in effects(machine)) or path != BUNDLE
+
+    at_once(
+        tmp_path, case, [*((path, "drip") for path in (BUNDLE, DATA, ID)), (BUNDLE, "slow head"), (DATA, "slow head")]
+    )
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_broken_not_unreachable(

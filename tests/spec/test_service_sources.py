@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.spec.clouds import BUNDLE, DATA, ec2, hear, openstack, policy, spoken, told, verdict, verdicts
+from tests.spec.clouds import BUNDLE, DATA, at_once, ec2, hear, openstack, policy, spoken, told, verdict, verdicts
 from tests.spec.scenes import effects, lay, says
 from tests.spec.service import Service
 
@@ -232,13 +232,13 @@ def test_a_site_on_disk_and_a_service_out_of_reach_is_ok_where_none_is_required(
     assert machine.status()["result"] == "ok"
 
 
-@pytest.mark.parametrize(("required", "code", "result"), [("yes", 1, "failed"), ("no", 0, "none"), ("auto", 0, "none")])
-def test_an_unreachable_service_fails_the_boot_only_where_it_is_required(
-    machine: Machine, required: str, code: int, result: str
-) -> None:
-    policy(machine, required=required)
-    done = hear(machine, REFUSING)
-    assert (done.code, machine.status()["result"], machine.run("status").code) == (code, result, code)
+def test_an_unreachable_service_fails_the_boot_only_where_it_is_required(tmp_path: Path) -> None:
+    def case(machine: Machine, _service: Service, required: str, code: int, result: str) -> None:
+        policy(machine, required=required)
+        done = hear(machine, REFUSING)
+        assert (done.code, machine.status()["result"], machine.run("status").code) == (code, result, code)
+
+    at_once(tmp_path, case, [("yes", 1, "failed"), ("no", 0, "none"), ("auto", 0, "none")])
 
 
 def test_a_required_service_that_answers_with_nothing_is_no_failure(machine: Machine, service: Service) -> None:
@@ -273,30 +273,22 @@ def test_a_service_seen_once_is_not_required_where_policy_says_no(machine: Machi
     assert effects(machine) == ["epilog.sh start"] * 2, "the last good context serves"
 
 
-@pytest.mark.parametrize("vendor", ["Amazon EC2", "OpenStack Foundation"])
-def test_a_service_is_required_where_the_machine_says_that_it_is_a_clouds(machine: Machine, vendor: str) -> None:
-    policy(machine)
-    machine.put("sys/class/dmi/id/sys_vendor", f"{vendor}\n")
-    assert hear(machine, REFUSING).code == 1
+def test_a_service_is_required_where_the_machine_says_that_it_is_a_clouds(tmp_path: Path) -> None:
+    def case(machine: Machine, _service: Service, vendor: str, code: int) -> None:
+        policy(machine)
+        machine.put("sys/class/dmi/id/sys_vendor", f"{vendor}\n")
+        assert hear(machine, REFUSING).code == code
+
+    at_once(tmp_path, case, [("Amazon EC2", 1), ("OpenStack Foundation", 1), ("Dell Inc.", 0)])
 
 
-@pytest.mark.parametrize("vendor", ["Dell Inc."])
-def test_a_machine_of_no_cloud_requires_no_service(machine: Machine, vendor: str) -> None:
-    policy(machine)
-    machine.put("sys/class/dmi/id/sys_vendor", f"{vendor}\n")
-    assert hear(machine, REFUSING).code == 0
+def test_the_site_may_require_or_waive_the_service_by_its_disk(tmp_path: Path) -> None:
+    def case(machine: Machine, _service: Service, image: str, site: str, code: int) -> None:
+        policy(machine, required=image)
+        disk = lay(machine.root.parent / f"disk-{site}", {"site.yaml": f"metadata: {{required: {site}}}\n"})
+        assert hear(machine, REFUSING, disk=disk).code == code
 
-
-def test_the_site_may_require_the_service_by_its_disk(machine: Machine, disk: Path) -> None:
-    policy(machine)
-    lay(disk, {"site.yaml": "metadata: {required: yes}\n"})
-    assert hear(machine, REFUSING, disk=disk).code == 1
-
-
-def test_the_site_may_waive_the_service_by_its_disk(machine: Machine, disk: Path) -> None:
-    policy(machine, required="yes")
-    lay(disk, {"site.yaml": "metadata: {required: no}\n"})
-    assert hear(machine, REFUSING, disk=disk).code == 0
+    at_once(tmp_path, case, [("auto", "yes", 1), ("yes", "no", 0)])
 
 
 def test_only_the_sites_verdict_can_fail_the_boot(machine: Machine, service: Service) -> None:
