@@ -35,6 +35,7 @@ BUNDLE = "/context/default.tgz"
 AT_WORK = 6
 """How many agents may be between their start and their first word: enough to keep two processors busy."""
 _AGENT = (sys.executable, "-I", "-S", str(lab.AGENT / "__main__.py"))
+_RIGHT = "contextagent: ok (1 user, 4 site scripts"
 _SCRIPT = "#!/bin/sh\necho ran\n"
 _BUCKET_S = 0.1
 _STEP_S = 0.005
@@ -55,11 +56,11 @@ class Scene(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """An agent that has ended: when, with which code, and the CPU time that it and its scripts took."""
+    """An agent that has ended: when, whether it did all the work, and the CPU time that it and its scripts took."""
 
     began_s: float
     ended_s: float
-    code: int
+    is_right: bool
     cpu_s: float
 
 
@@ -115,8 +116,9 @@ class Crowd:
             self._poll.unregister(watched)
             os.close(watched)
             self._silent.discard(f"127.1.{number >> 8}.{number & 255}")
-            code = os.waitstatus_to_exitcode(status)
-            self.ended.append(Ended(began_s, time.time(), code, used.ru_utime + used.ru_stime))
+            said = (self._folder / f"machine-{number:04}/output.txt").read_text()
+            is_right = status == 0 and said.startswith(_RIGHT)
+            self.ended.append(Ended(began_s, time.time(), is_right, used.ru_utime + used.ru_stime))
         *lines, self._rest = (self._rest + self._log.read()).split("\n")  # the last may be half written
         for line in lines:
             self.heard.append(heard(line))
@@ -179,7 +181,7 @@ def storm(_rounds: int) -> Report:
         rows.append(_summary(scene, played))
         if scene.faults:
             parts.append(f"tries again, {scene.title}:\n{_tries(played)}")
-        is_right &= all(each.code == 0 for each in played.ended)
+        is_right &= all(each.is_right for each in played.ended)
         figures[scene.title] = {
             "ended": [each._asdict() for each in played.ended],
             "heard": [list(each) for each in played.heard],
@@ -231,7 +233,7 @@ def _summary(scene: Scene, played: Played) -> list[str]:
     return [
         scene.title,
         str(scene.agents),
-        str(sum(each.code == 0 for each in played.ended)),
+        str(sum(each.is_right for each in played.ended)),
         f"{statistics.median(each.cpu_s for each in played.ended) * 1e3:.0f}",
         f"{last_s - min(each.began_s for each in played.ended):.1f}",
         f"{last_s - played.well_s:.1f}" if scene.faults else "",
