@@ -337,11 +337,8 @@ echo x > /run/in-run; echo gone > passing; rm passing""",
     }
     what = {name: each["what"] for name, each in changes.items() if each["what"]}
     assert what == {
-        "written": ["content"],
-        "grown": ["content"],
-        "mode": ["mode"],
-        "owner": ["owner"],
-        "link": ["content"],
+        **dict.fromkeys(("written", "grown", "link"), ["content"]),
+        **{name: [name] for name in ("mode", "owner")},
         "swapped": ["kind", "mode"],
     }
     assert (changes["mode"]["mode"], changes["owner"]["uid"], changes["owner"]["gid"]) == ("4751", 7, 8)

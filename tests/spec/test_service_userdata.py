@@ -188,10 +188,7 @@ def hostile(machine: Machine) -> dict[str, Answer]:
         "variables": f"CONTEXT={evil}\nMETADATA_BUNDLE={evil}\ncontext={evil}\n",
         "tar with context.sh": tgz({"context.sh": f"BUNDLE={evil}\nVMID=99\n", **says(machine, "prolog.sh")}),
         "tar with settings": tgz(
-            {
-                "user.yaml": f"metadata: {{bundle: {evil}, address: 'http://127.0.0.1:9'}}\n",
-                **says(machine, "prolog.sh"),
-            }
+            {"user.yaml": f"metadata: {{bundle: {evil}, address: 'http://[::1]:9'}}\n", **says(machine, "prolog.sh")}
         ),
         "tar with the site's": tgz(
             {
