@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-AGENT = (sys.executable, "-I", "-S", str(REPOSITORY / "contextagent" / "__main__.py"))
-"""The agent as a boot starts it: isolated, and without `site`."""
+AGENT = tuple(os.environ.get("CONTEXTAGENT_TESTED", "").split()) or (
+    *(sys.executable, "-I", "-S"),
+    str(REPOSITORY / "contextagent" / "__main__.py"),
+)
+"""The agent as a boot starts it: isolated, and without `site`; or whatever other build of it is to be tested."""
 TIMEOUT_S = 60
 _PRODUCT_UUID = "4c4c4544-0000-4000-8000-00000000cafe"
 

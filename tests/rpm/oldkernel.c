@@ -4,7 +4,7 @@
  * and options of older calls (EINVAL, or ignored where the kernel ignored them).  The auxiliary vector loses what the
  * kernel did not hand out, and uname names the old release.  The rules hold for PROGRAM and all copies of it, by fork or
  * by exec; other programs that it starts are this machine's own and may need this machine's kernel.
- * With OLDKERNEL_LOG, each kind of refusal is appended to that file at the end.
+ * With OLDKERNEL_LOG, each kind of refusal is appended to that file when the program ends.
  *
  * This shows that a program asks for nothing too young and copes with what it is told.  It is no old kernel: how its
  * ELF loader, its file systems and its /proc behaved is not shown.
@@ -290,19 +290,16 @@ static void write_log(const char *path)
         fclose(file);
 }
 
-int main(int argc, char **argv)
+/* Trace the program and all that comes of it to its end; tell how the program itself ended as soon as it does. */
+static void trace(char **argv, int result)
 {
-    int status, code = 125;
-    for (size_t i = 0; argc > 2 && i < sizeof kernels / sizeof *kernels; i++)
-        if (!strcmp(argv[1], kernels[i].name))
-            kernel = &kernels[i];
-    if (!kernel || !realpath(argv[2], target)) {
-        fprintf(stderr, "usage: oldkernel 2.6.18|2.6.32 PROGRAM [ARGUMENTS]\n");
-        return 125;
-    }
+    int status;
     pid_t first = fork();
     if (first == 0)
-        become_program(argv + 2);
+        become_program(argv);
+    int null = open("/dev/null", O_RDWR); /* a daemon may outlive the program, and who reads its output must see the end */
+    for (int fd = 0; fd < 3; fd++)
+        dup2(null, fd);
     waitpid(first, &status, 0);
     ptrace(PTRACE_SETOPTIONS, first, 0, PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEFORK |
            PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
@@ -312,8 +309,12 @@ int main(int argc, char **argv)
             continue;
         if (!WIFSTOPPED(status)) {
             task[pid].is_known = 0;
-            if (pid == first)
-                code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+            if (pid == first) {
+                write_log(getenv("OLDKERNEL_LOG"));
+                prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0); /* what it left is left to live */
+                if (write(result, &status, sizeof status) != sizeof status)
+                    _exit(125);
+            }
             continue;
         }
         meet(pid);
@@ -321,6 +322,34 @@ int main(int argc, char **argv)
         if (number >= 0)
             ptrace(PTRACE_CONT, pid, 0, (void *)(long)number);
     }
-    write_log(getenv("OLDKERNEL_LOG"));
-    return code;
+    _exit(0);
+}
+
+int main(int argc, char **argv)
+{
+    int status;
+    for (size_t i = 0; argc > 2 && i < sizeof kernels / sizeof *kernels; i++)
+        if (!strcmp(argv[1], kernels[i].name))
+            kernel = &kernels[i];
+    if (!kernel || !realpath(argv[2], target)) {
+        fprintf(stderr, "usage: oldkernel 2.6.18|2.6.32 PROGRAM [ARGUMENTS]\n");
+        return 125;
+    }
+    int result[2];
+    if (pipe2(result, O_CLOEXEC)) {
+        perror("oldkernel: cannot make a pipe");
+        return 125;
+    }
+    pid_t tracer = fork();
+    if (tracer == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* who kills us ends the program, and all that it left */
+        close(result[0]);
+        trace(argv + 2, result[1]);
+    }
+    close(result[1]);
+    if (tracer < 0 || read(result[0], &status, sizeof status) != sizeof status)
+        return 125;
+    if (WIFSIGNALED(status)) /* who waits for us sees what became of the program */
+        raise(WTERMSIG(status));
+    return WIFSIGNALED(status) ? 125 : WEXITSTATUS(status);
 }
