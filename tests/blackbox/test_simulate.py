@@ -337,7 +337,7 @@ echo x > /run/in-run; echo gone > passing; rm passing""",
     }
     what = {name: each["what"] for name, each in changes.items() if each["what"]}
     assert what == {
-        **dict.fromkeys(("written", "grown", "link"), ["content"]),
+        **{key: ["content"] for key in ("written", "grown", "link")},
         **{name: [name] for name in ("mode", "owner")},
         "swapped": ["kind", "mode"],
     }
