@@ -40,9 +40,12 @@ def convert(kind: Type, node: Node) -> tuple[Any, tuple[Fault, ...]]:
 
 
 def shown(node: Node) -> str:
-    """Return what was written, quoted and cut for a message."""
+    """Return what was written, quoted and cut for a message; a URL with a password in it is not repeated."""
     if node.kind != "scalar":
         return f"a {node.kind}"
+    scheme, mark, rest = node.text.partition("://")
+    if mark and "@" in rest:
+        return f"'{scheme[:SHOWN_CHARACTERS]}://…@…'"
     text = node.text if len(node.text) <= SHOWN_CHARACTERS else node.text[:SHOWN_CHARACTERS] + "…"
     return f"'{text}'"
 
