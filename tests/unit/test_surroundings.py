@@ -129,7 +129,7 @@ def test_the_first_key_makes_the_file(host: Host) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="another account needs root")
 def test_an_account_of_the_sites_is_made_with_its_keys_and_sudo_where_it_says_so(tmp_path: Path) -> None:
     host = MachineOfItsOwn(str(tmp_path))
-    for parent in (tmp_path, *tmp_path.parents[:3]):
+    for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o755)
     host.files.create("/etc/passwd", (b"",))
     host.files.make_folder("/home/ops")
@@ -153,7 +153,7 @@ def test_a_line_that_is_no_key_and_an_account_that_is_not_there_are_refused(tmp_
 def test_a_users_key_is_written_with_the_users_rights_and_through_no_link_of_its_making(tmp_path: Path) -> None:
     host = MachineOfItsOwn(str(tmp_path))
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
+    for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
     account = Account(name="contextuser", uid=990, gid=990, home="/home", shell="/bin/sh")
     host.files.make_folder("/home")
@@ -172,7 +172,7 @@ def test_a_users_key_is_written_with_the_users_rights_and_through_no_link_of_its
 @pytest.mark.skipif(os.geteuid() != 0, reason="another account needs root")
 def test_a_users_file_is_written_with_the_users_rights(tmp_path: Path) -> None:
     host = MachineOfItsOwn(str(tmp_path))
-    for parent in (tmp_path, *tmp_path.parents[:3]):
+    for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o755)
     account = Account(name="contextuser", uid=990, gid=990, home="/home", shell="/bin/sh")
     host.files.make_folder("/home")
