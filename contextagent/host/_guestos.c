@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timex.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -339,7 +340,8 @@ static void watch(struct tree *t)
 
 static void supervise(const struct order *o)
 {
-    struct tree t = {.flags = getpid() == 1 ? o->flags : o->flags & ~OWN_PIDS}; /* only process 1 may kill "all" */
+    /* only process 1 may kill "all"; where we are not, the account is what can be swept */
+    struct tree t = {.flags = o->flags & ~(getpid() == 1 ? OWN_ACCOUNT : OWN_PIDS)};
     struct sigaction on_child = {.sa_handler = wake};
     for (int number = 1; number < NSIG; number++) /* all are blocked here; what Python ignores a script must not */
         signal(number, SIG_DFL);
@@ -405,6 +407,16 @@ static int read_limits(PyObject *tuple, struct order *o)
     return 0;
 }
 
+/* Whether this kernel knows PID namespaces: before 2.6.24 it starts a process without one, and says nothing. */
+static int has_pid_namespaces(void)
+{
+    struct utsname about;
+    int major = 0, minor = 0, patch = 0;
+    if (uname(&about) || sscanf(about.release, "%d.%d.%d", &major, &minor, &patch) < 2)
+        return 0;
+    return major > 2 || (major == 2 && (minor > 6 || (minor == 6 && patch >= 24)));
+}
+
 /* Start the supervisor: by clone itself, since fork can't ask for namespaces and unshare would move the agent. */
 static pid_t start_supervisor(struct order *o)
 {
@@ -412,7 +424,7 @@ static pid_t start_supervisor(struct order *o)
     pid_t pid = -1;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before); /* no handler of Python's may run in the copy */
-    if (o->flags & OWN_PIDS)
+    if (o->flags & OWN_PIDS && has_pid_namespaces())
         pid = (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0);
     if (pid < 0) {
         o->flags &= ~OWN_PIDS;

@@ -15,15 +15,9 @@ if TYPE_CHECKING:
 # The files that are about boots: what a script may do, each kind of medium, the metadata service, a killed agent
 FILES = ("test_order", "test_disk", "test_disk_search", "test_bundle_kinds", "test_two_legs", "test_query")
 
-# On 2.6.18 alone a user's daemon may live on: its clone ignores the flag for a PID namespace, and the agent takes its
-# success for one.
-NOT_YET = "test_the_sites_scripts_run_in_order_whatever_the_user_does[leaves daemons]"
-
 
 def test_it_passes_what_any_other_agent_has_to_pass(program: Path, kernel: tuple[str, ...]) -> None:
     words = [f"tests/blackbox/{name}.py" for name in FILES]
-    if "2.6.18" in kernel:
-        words += ["--deselect", f"tests/blackbox/test_order.py::{NOT_YET}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
         env=os.environ | {"CONTEXTAGENT_TESTED": " ".join((*kernel, str(program)))},
