@@ -116,3 +116,9 @@ def test_aliases_in_a_cloud_config_are_never_spelt_out() -> None:
     )
     reading = read(f"#cloud-config\n{bomb}runcmd: [*y]\nwrite_files: [{{path: /a, permissions: *y, append: *y}}]\n")
     assert [offer.name for offer in reading.offers] == ["/a"]
+
+
+def test_a_crowd_of_unknown_keys_is_counted() -> None:
+    (warning,) = read("#cloud-config\n" + "".join(f"k{number}: x\n" for number in range(5000))).warnings
+    assert "k0, k1, " in warning.message
+    assert "and 4900 more" in warning.message

@@ -30,6 +30,7 @@ _ENCODINGS = {
     "gz+b64": "bg", "gz+base64": "bg", "gzip+b64": "bg", "gzip+base64": "bg",
 }  # fmt: skip
 _DEFAULT_MODE = 0o644
+_MAX_NAMED = 100
 
 
 def recognises(data: bytes) -> bool:
@@ -134,7 +135,7 @@ class _CloudConfig:
             self._take_file(entry, f"write_files entry {number}")
         self._take_keys()
         if unknown := [key[:40] for key in self._said if key not in KEYS]:
-            self._warn("unsupported-key", f"this agent does not do {', '.join(unknown)}, ignoring them")
+            self._warn("unsupported-key", f"this agent does not do {_named(unknown)}, ignoring them")
         return Reading(
             layout="cloud-config",
             offers=tuple(self._offers),
@@ -173,7 +174,7 @@ class _CloudConfig:
             self._warn("unsupported-key", f"{what}: this agent does not append to '{target}', ignoring it")
         else:
             if unknown := [key[:40] for key in entry if key not in _FILE_KEYS]:
-                self._warn("unsupported-key", f"{what}: this agent does not do {', '.join(unknown)}, ignoring them")
+                self._warn("unsupported-key", f"{what}: this agent does not do {_named(unknown)}, ignoring them")
             try:
                 data = (
                     content if isinstance(content, bytes) else _text(entry, "content").encode("utf-8", "surrogatepass")
@@ -228,3 +229,9 @@ def _text(entry: dict[str, Any], key: str) -> str:
 def _quoted(word: str) -> str:
     """Return a word as the shell must see it to take it literally."""
     return "'" + word.replace("'", "'\\''") + "'"
+
+
+def _named(keys: list[str]) -> str:
+    """Return keys as a list for a message; of more than a person reads, how many there are."""
+    more = f" and {len(keys) - _MAX_NAMED} more" if len(keys) > _MAX_NAMED else ""
+    return ", ".join(keys[:_MAX_NAMED]) + more
