@@ -317,5 +317,8 @@ def python() -> tuple[str, ...]:
 
 def interpreter() -> tuple[str, ...]:
     """Return the real paths of what the agent is made of on this machine: itself, Python, and Python's libraries."""
-    places = (os.path.join(_PACKAGE, "contextagent"), sys.prefix, sys.base_prefix, os.path.dirname(sys.executable))
-    return tuple(dict.fromkeys(os.path.realpath(place) for place in places))
+    programs = os.path.dirname(sys.executable)
+    places = [os.path.join(_PACKAGE, "contextagent"), sys.prefix, sys.base_prefix, programs]
+    if os.path.exists(f"{programs}/../pyvenv.cfg"):  # an isolated start does not know that it is one of these
+        places.append(os.path.dirname(programs))
+    return tuple(dict.fromkeys(os.path.realpath(place) for place in places if os.path.exists(place)))
