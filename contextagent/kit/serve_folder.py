@@ -14,6 +14,7 @@ from contextagent.errors import InvalidInputError, UsageError
 from contextagent.model import Problem
 from contextagent.payloads.names import component_problem
 from contextagent.policy.yamltext import read_yaml
+from contextagent.sources.media import FILE, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ PER_CLIENT = "vms"
 """Folder of the folders that are named by a client's address, and are looked into before the whole."""
 META_NAMES = ("meta_data.json", "meta-data.json", "meta-data")
 MAX_META_BYTES = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _PLAIN: dict[str, object] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
@@ -137,7 +136,9 @@ class Folder:
         if real is None:
             return None
         try:
-            fd = _open_beneath(self.real, real)
+            *folders, last = os.path.relpath(real, self.real).split("/")
+            top = os.open(self.real, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = open_beneath(top, folders, last, FILE)  # nothing may have changed since it was looked up
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
                 return None
@@ -146,20 +147,6 @@ class Folder:
             if error.errno in _ABSENT:
                 return None
             raise InvalidInputError(f"cannot read '{self.shown(path)}': {error.strerror}") from error
-
-
-def _open_beneath(top: str, real: str) -> int:
-    """Open a file component by component without following a link: nothing may have changed since it was looked up."""
-    *folders, last = os.path.relpath(real, top).split("/")
-    at = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in folders:
-            inner = os.open(name, _FOLDER, dir_fd=at)
-            os.close(at)
-            at = inner
-        return os.open(last, _FILE, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 def _mapping(data: bytes, path: str) -> dict[str, Any]:

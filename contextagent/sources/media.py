@@ -17,12 +17,13 @@ from contextagent.payloads.names import component_problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 MAX_NAMES = 20_000
 """Names in one folder; a context has a few dozen, and caps.members bounds what is taken."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file of somebody else's is opened: no link is followed, and no fifo waited for."""
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -151,7 +152,7 @@ class FolderMedium(NamedMedium):
     def chunks(self, path: str, *, max_bytes: int) -> Iterator[bytes]:
         """Yield a regular file's bytes in pieces of at most 64 KiB; raises as `read` does."""
         try:
-            fd = self._open(path, _FILE)
+            fd = self._open(path, FILE)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self.broken(path, "link", "a link is not followed") from None
@@ -196,19 +197,33 @@ class FolderMedium(NamedMedium):
         *folders, last = path.split("/")
         if "" in (*folders, last) or ".." in (*folders, last):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        at = os.dup(self._fd)
-        try:
-            for folder in folders:
-                inner = os.open(folder, _FOLDER, dir_fd=at)
-                os.close(at)
-                at = inner
-            return os.open(last, flags, dir_fd=at)
-        finally:
-            os.close(at)
+        return open_beneath(os.dup(self._fd), folders, last, flags)
 
     def _fault(self, path: str, error: OSError) -> BrokenSourceError:
         reason = "missing" if error.errno in _NOTHING_THERE else "read-error"
         return self.broken(path, reason, error.strerror or str(error))
+
+
+def open_beneath(at: int, folders: Sequence[str], last: str, flags: int) -> int:
+    """Open what stands below an open folder, which is closed: component by component, never through a link.
+
+    Args:
+        at: The open folder.
+        folders: The folders on the way.
+        last: What to open.
+        flags: How; no link is followed as long as `O_NOFOLLOW` is one of them.
+
+    Raises:
+        OSError: As the kernel says it; ELOOP or ENOTDIR for a link.
+    """
+    try:
+        for folder in folders:
+            inner = os.open(folder, _FOLDER, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(last, flags, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def _entry(folder: int, name: str) -> Entry:
