@@ -126,8 +126,7 @@ def execute(  # the hands' whole surroundings, by keyword
     """
     phase = _phase_of(plan)
     began_ns, began = host.mono_ns(), rfc3339(host.utc_ns())
-    running = {"state": "running", "started": began, "finished": None, "duration_s": None}
-    now = state.replace(phases={**state.phases, phase: running})
+    now = state.replace(phases={**state.phases, phase: report.running(began)})
     standing = _Standing(host, journal, _without(now, plan), is_continued=bool(begun))
     standing.save()
     standing.tell()

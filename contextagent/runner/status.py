@@ -136,11 +136,16 @@ def publish(host: Host, status: dict[str, Any]) -> None:
     host.files.write(STATUS, jsontext.dumps(status).encode() + b"\n", mode=0o644)
 
 
+def running(started: str) -> dict[str, Any]:
+    """Return a phase that has begun, as in status.json."""
+    return {"state": "running", "started": started, "finished": None, "duration_s": None}
+
+
 def tell_running(host: Host, state: State, phase: Phase) -> None:
     """Publish that a phase is under way, before what it waits for: who asks for the result is to wait as well."""
-    running = {"state": "running", "started": rfc3339(host.utc_ns()), "finished": None, "duration_s": None}
+    phases = {**state.phases, phase: running(rfc3339(host.utc_ns()))}
     try:
-        publish(host, make_status(state.replace(phases={**state.phases, phase: running}), order=PHASES))
+        publish(host, make_status(state.replace(phases=phases), order=PHASES))
     except CannotWriteError:
         return  # the phase itself says so, where it can't be written either
 
