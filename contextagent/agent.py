@@ -14,7 +14,7 @@ from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import RUN, sweep
 from contextagent.runner.status import tell_running
 from contextagent.runner.surroundings import surroundings
-from contextagent.sources.legs import Query, legs, open_owners
+from contextagent.sources.legs import Query, legs, open_owners, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
     """
     image = load_image_policy(host, request.policy, may_write=False)
     memory = recall(host)
-    known, _ = _found(host, memory.state, phase, request, image, is_trial=True)
-    known, settings = _heard(image, known)
+    known, settings, _ = _found(host, memory.state, phase, request, image, is_trial=True)
     steps = make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
     return Outlook(plan=steps, state=known)
 
@@ -120,8 +119,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
     """Run one phase, unless it is over already."""
     if _is_over(memory.state, phase, request):
         return Outcome(state=memory.state, is_news=False)
-    known, search = _found(host, memory.state, phase, request, image, is_trial=False)
-    known, settings = _heard(image, known)
+    known, settings, search = _found(host, memory.state, phase, request, image, is_trial=False)
     journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
     try:
         chronicle.begin(host, journal, known, image, search.verdicts)
@@ -129,15 +127,15 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
         known = close_interrupted(journal, memory.replace(state=known))
         around = surroundings(host, known, settings, phase)
         known = known.saying(warnings=around.problems)
-        if search.first or search.second:
-            from contextagent.sources import arriving  # noqa: PLC0415  # only after a search
+        if search.second and not search.first:
+            from contextagent.sources.arriving import moved_in  # noqa: PLC0415  # only after a search
 
-            if search.first is None:
-                arriving.moved_in(host, memory.state, known)
-            folders = Folders(host, known.instance_id, around.owners)
-            known = arriving.installed(host, search.first, search.second, memory.state, known, folders)
-        else:
-            folders = Folders(host, known.instance_id, around.owners)
+            moved_in(host, memory.state, known)
+        folders = Folders(host, known.instance_id, around.owners)
+        if search.first or search.second:
+            from contextagent.sources.arriving import installed  # noqa: PLC0415  # as above
+
+            known = installed(host, search.first, search.second, memory.state, known, folders)
         situation = _situation(host, settings, memory, known, phase, request)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
@@ -167,15 +165,16 @@ def _is_begun(known: State, phase: Phase, request: Request) -> bool:
 
 def _found(  # the story's first half, for `run` and `plan` alike
     host: Host, known: State, phase: Phase | None, request: Request, image: Layer, *, is_trial: bool
-) -> tuple[State, Search]:
-    """Return the state with this boot's context in it, and what was searched for that.
+) -> tuple[State, Settings, Search]:
+    """Return the state with this boot's context in it, what holds by its voices, and what was searched for that.
 
     A boot asks the sources that need no network before there is one; the others, for whoever is still without, after.
     """
     start_ns = host.mono_ns()
     is_first_due = not _is_known(known, phase or BOOT[0], request)
     is_second_due = phase in (None, BOOT[1]) and (is_first_due or not _is_begun(known, BOOT[1], request))
-    order = legs(merge(image), disk=request.disk, metadata=request.metadata)
+    settings = merge(image)
+    order = legs(settings, disk=request.disk, metadata=request.metadata)
     query = Query(
         sources=order.before,
         owners=OWNERS,
@@ -191,11 +190,12 @@ def _found(  # the story's first half, for `run` and `plan` alike
     if is_first_due:
         from contextagent.sources import arriving, search  # noqa: PLC0415  # a later phase of a boot may search nothing
 
-        first = search.search(host, merge(image), known, query)
-        known, settings = _heard(image, arriving.judged(host, known, first))
-        known = arriving.settled(known, open_owners(known, settings, order))
+        first = search.search(host, settings, known, query)
+        known = arriving.judged(host, known, first)
     known, settings = _heard(image, known)
     going_on = open_owners(known, settings, order)
+    if first is not None:
+        known = settled(known, going_on)
     if is_second_due and going_on:
         from contextagent.sources import arriving, search  # noqa: PLC0415  # as above
 
@@ -205,8 +205,8 @@ def _found(  # the story's first half, for `run` and `plan` alike
             request.tell(f"asking {request.metadata or settings['metadata.address']} for the {' and '.join(going_on)}")
         query = query.replace(sources=order.after, owners=going_on, is_last=True)
         second = search.search(host, settings, known, query)
-        known = arriving.joined(host, settings, known, second)
-    return known, Search(first=first, second=second)
+        known, settings = _heard(image, arriving.joined(host, settings, known, second))
+    return known, settings, Search(first=first, second=second)
 
 
 def _heard(image: Layer, known: State) -> tuple[State, Settings]:

@@ -7,7 +7,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.model import OWNERS, Problem
 from contextagent.runner.memory import once_in_traces
 from contextagent.runner.state import State, instance_folder
-from contextagent.sources.legs import last_good
+from contextagent.sources.legs import is_spared, last_good
 from contextagent.sources.staging import Staged, install
 
 TYPE_CHECKING = False
@@ -52,19 +52,6 @@ def judged(host: Host, known: State, finding: Finding) -> State:
     return _told(host, fresh, finding)
 
 
-def settled(known: State, going_on: Collection[Owner]) -> State:
-    """Return the state once it is known whose search goes on after the first leg: what waits, what is kept in reserve.
-
-    An owner's last good supply is kept as long as the owner is without material and no source has said that there is
-    none.
-    """
-    supplies = known.supplies
-    return known.replace(
-        ahead={owner: supply for owner in going_on if (supply := supplies.get(owner))},
-        spare={owner: last for owner, last in known.spare.items() if owner in going_on or _is_spared(known, owner)},
-    )
-
-
 def joined(host: Host, settings: Settings, known: State, finding: Finding) -> State:
     """Return the state after the second leg: what it found is joined with what waits from the first."""
     identity = finding.identity
@@ -89,7 +76,7 @@ def joined(host: Host, settings: Settings, known: State, finding: Finding) -> St
         is_service_required=bool(asked) and is_required,
         verdicts=(*(each for each in known.verdicts if _is_kept(each.owner, each.source, finding)), *finding.verdicts),
     )
-    spare = {owner: supply for owner, supply in last.items() if _is_spared(known, owner) and not identity.is_new}
+    spare = {owner: supply for owner, supply in last.items() if is_spared(known, owner) and not identity.is_new}
     return _told(host, known.replace(spare={**_without(known.spare, finding.staged), **spare}), finding)
 
 
@@ -101,14 +88,6 @@ def _is_kept(owner: Owner, source: str, finding: Finding) -> bool:
 
 def _without(supplies: Mapping[Owner, Supply], owners: Collection[Owner]) -> dict[Owner, Supply]:
     return {owner: supply for owner, supply in supplies.items() if owner not in owners}
-
-
-def _is_spared(known: State, owner: Owner) -> bool:
-    """Whether an owner without material may still have some: not every source has said that there is none."""
-    supply = known.supplies.get(owner)
-    return not (supply and supply.is_material) and any(
-        each.verdict != "absent" for each in known.verdicts if each.owner == owner
-    )
 
 
 def _renewed(host: Host, known: State, instance_id: str) -> State:

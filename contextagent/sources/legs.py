@@ -11,7 +11,7 @@ from contextagent.model import OWNERS, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from contextagent.model import Owner, Supply, Verdict
     from contextagent.policy.settings import Settings
@@ -61,10 +61,10 @@ def legs(settings: Settings, *, disk: str | None, metadata: str | None) -> Legs:
     order = [name for name in settings["sources"] if (name, metadata) != ("metadata", "none")]
     if disk not in (None, "none") and "disk" not in order:
         order.insert(0, "disk")
-    if metadata not in (None, "none") and "metadata" not in order:
-        order.append("metadata")
     if metadata not in (None, "none"):
         _check_address(metadata)
+        if "metadata" not in order:
+            order.append("metadata")
     at = order.index("metadata") if "metadata" in order else len(order)
     return Legs(before=tuple(order[:at]), after=tuple(order[at:]))
 
@@ -121,3 +121,24 @@ def last_good(known: State, owner: Owner) -> Supply | None:
     """Return the last supply of an owner that was material."""
     supply = known.supplies.get(owner)
     return supply if supply and supply.is_material else known.spare.get(owner)
+
+
+def settled(known: State, going_on: Collection[Owner]) -> State:
+    """Return the state once it is known whose search goes on after the first leg: what waits, what is kept in reserve.
+
+    An owner's last good supply is kept as long as the owner is without material and no source has said that there is
+    none.
+    """
+    supplies = known.supplies
+    return known.replace(
+        ahead={owner: supply for owner in going_on if (supply := supplies.get(owner))},
+        spare={owner: last for owner, last in known.spare.items() if owner in going_on or is_spared(known, owner)},
+    )
+
+
+def is_spared(known: State, owner: Owner) -> bool:
+    """Return whether an owner without material may still have some: not every source has said that there is none."""
+    supply = known.supplies.get(owner)
+    return not (supply and supply.is_material) and any(
+        each.verdict != "absent" for each in known.verdicts if each.owner == owner
+    )
