@@ -1,0 +1,149 @@
+"""The units of the boot say what the boot needs, in words that systemd 219 (EL7) knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from contextagent.policy.schema import find
+from tests.machine import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNITS = {path.name: path for path in sorted((REPOSITORY / "init/systemd").glob("*.service"))}
+PRE, POST = "contextagent-pre-network.service", "contextagent.service"
+RUNS = {PRE: "pre-network", POST: "post-network"}
+
+# What of these sections EL7's systemd reads; it passes over everything else without a word that anybody would see
+KNOWN = {
+    "Unit": "Description Documentation Requires Wants BindsTo Conflicts Before After OnFailure RequiresMountsFor "
+    "DefaultDependencies StopWhenUnneeded RefuseManualStart RefuseManualStop JobTimeoutSec ConditionPathExists "
+    "ConditionPathIsDirectory ConditionFileNotEmpty ConditionFileIsExecutable ConditionKernelCommandLine "
+    "ConditionVirtualization ConditionArchitecture",
+    "Service": "Type RemainAfterExit ExecStartPre ExecStart ExecStartPost ExecReload ExecStop ExecStopPost Restart "
+    "RestartSec TimeoutStartSec TimeoutStopSec SuccessExitStatus RestartPreventExitStatus KillMode KillSignal "
+    "SendSIGKILL StandardInput StandardOutput StandardError Environment WorkingDirectory UMask Nice OOMScoreAdjust "
+    "SyslogIdentifier LimitNOFILE PIDFile NotifyAccess",
+    "Install": "WantedBy RequiredBy Alias Also",
+}
+TYPES = {"simple", "forking", "oneshot", "dbus", "notify", "idle"}
+OUTPUTS = {"inherit", "null", "tty", "journal", "syslog", "kmsg", "journal+console", "syslog+console", "kmsg+console"}
+# Each would be passed on to what a site's script starts, and to a pilot, for as long as that lives
+PASSED_ON = ("Private", "Protect", "Limit", "Memory", "CPU", "Tasks", "NoNew", "Capability", "SystemCall", "Restrict")
+
+Unit = dict[str, dict[str, list[str]]]
+
+
+def parsed(path: Path) -> Unit:
+    """Return a unit's values by section and key, in the order in which they stand there."""
+    unit: Unit = {}
+    section = ""
+    for line in path.read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            unit.setdefault(section, {}).setdefault(key, []).append(value)
+    return unit
+
+
+def words(unit: Unit, section: str, key: str) -> set[str]:
+    """Return all words of a key."""
+    return set(" ".join(unit[section].get(key, [])).split())
+
+
+@pytest.fixture(params=UNITS)
+def unit(request: pytest.FixtureRequest) -> Unit:
+    """Each unit in turn."""
+    return parsed(UNITS[request.param])
+
+
+@pytest.fixture
+def pre() -> Unit:
+    """The unit before the network."""
+    return parsed(UNITS[PRE])
+
+
+@pytest.fixture
+def post() -> Unit:
+    """The unit after the network."""
+    return parsed(UNITS[POST])
+
+
+def test_the_first_phase_is_done_before_anything_may_bring_the_network_up(pre: Unit) -> None:
+    assert words(pre, "Unit", "Before") == {"network-pre.target", "shutdown.target"}
+    assert words(pre, "Unit", "Wants") == {"network-pre.target"}, "or nobody pulls that target in"
+    assert words(pre, "Unit", "Conflicts") == {"shutdown.target"}
+
+
+def test_the_first_phase_waits_for_disks_alone_and_for_no_drive_that_may_not_be_there(pre: Unit) -> None:
+    assert pre["Unit"]["DefaultDependencies"] == ["no"]
+    after = {"local-fs.target", "systemd-remount-fs.service", "systemd-udev-trigger.service"}
+    assert words(pre, "Unit", "After") == after
+    assert ".device" not in UNITS[PRE].read_text()
+
+
+def test_the_second_phase_waits_for_the_network_and_for_the_first(post: Unit) -> None:
+    assert words(post, "Unit", "Wants") == {"network-online.target", "remote-fs.target"}
+    assert words(post, "Unit", "After") == {"network-online.target", "remote-fs.target", PRE}
+    assert "DefaultDependencies" not in post["Unit"], "they stop it before the network and the disks go"
+
+
+@pytest.mark.parametrize(("name", "phase"), RUNS.items())
+def test_a_killed_agent_is_called_once_more_without_a_restart_that_old_systemds_refuse(name: str, phase: str) -> None:
+    service = parsed(UNITS[name])["Service"]
+    first, second = service["ExecStart"]
+    assert first.startswith("-")
+    assert f"/usr/bin/contextagent run {phase} " in first
+    assert second == f"/usr/bin/contextagent run {phase} --resume"
+    assert "Restart" not in service
+
+
+def test_the_stop_phase_is_that_of_the_second_unit(pre: Unit, post: Unit) -> None:
+    assert post["Service"]["ExecStop"] == ["/usr/bin/contextagent run stop"]
+    assert "ExecStop" not in pre["Service"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_phase_is_over_when_it_ends_and_what_a_site_started_outlives_it(name: str) -> None:
+    service = parsed(UNITS[name])["Service"]
+    assert (service["Type"], service["RemainAfterExit"], service["KillMode"]) == (["oneshot"], ["yes"], ["process"])
+    assert service["SuccessExitStatus"] == ["1 2"], "or a failed script would cost the machine its stop phase"
+    assert service["StandardOutput"] == ["journal+console"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_systemd_waits_longer_than_a_phase_may_take(name: str) -> None:
+    service = parsed(UNITS[name])["Service"]
+    for budget, key in (("phase_budget_s", "TimeoutStartSec"), ("stop_budget_s", "TimeoutStopSec")):
+        setting = find(budget)
+        assert setting
+        assert key not in service or int(service[key][0]) > setting.default
+    assert "TimeoutStartSec" in service
+    assert ("ExecStop" in service) == ("TimeoutStopSec" in service)
+
+
+def test_each_unit_can_be_switched_off_by_a_file_and_by_a_word_of_the_kernels(unit: Unit) -> None:
+    assert unit["Unit"]["ConditionPathExists"] == ["!/etc/contextagent/disabled"]
+    assert unit["Unit"]["ConditionKernelCommandLine"] == ["!contextagent=off"]
+
+
+def test_each_unit_is_wanted_by_the_machine_that_serves_its_users(unit: Unit) -> None:
+    assert unit["Install"]["WantedBy"] == ["multi-user.target"]
+
+
+def test_no_unit_says_what_the_systemd_of_el7_does_not_know(unit: Unit) -> None:
+    assert {section: set(keys) - set(KNOWN[section].split()) for section, keys in unit.items()} == {
+        section: set() for section in unit
+    }
+    service = unit["Service"]
+    assert set(service.get("Type", [])) <= TYPES
+    assert set(service.get("StandardOutput", [])) <= OUTPUTS
+    commands = [value for key, values in service.items() if key.startswith("Exec") for value in values]
+    assert all(command.lstrip("-").startswith("/") for command in commands), "its only other prefix is '@'"
+
+
+def test_no_unit_takes_from_a_script_what_the_agent_would_have_given_it(unit: Unit) -> None:
+    assert [key for key in unit["Service"] if key.startswith(PASSED_ON)] == []
