@@ -16,6 +16,7 @@ import stat
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError
+from contextagent.host import program
 from contextagent.host.files import Files, write_all
 from contextagent.host.guestos import native
 
@@ -38,7 +39,7 @@ def become(python: Sequence[str], package: str, fds: Sequence[int]) -> NoReturn:
 
     Args:
         python: Python and its options, as the view has it.
-        package: Folder of the agent's package.
+        package: Folder that has the agent's package in it.
         fds: What becomes the four descriptors, in their order.
 
     Raises:
@@ -49,7 +50,8 @@ def become(python: Sequence[str], package: str, fds: Sequence[int]) -> NoReturn:
     for fd, number in zip((null, null, null, *high), range(_FIRST_OTHER), strict=True):
         os.dup2(fd, number)
     os.closerange(_FIRST_OTHER, os.sysconf("SC_OPEN_MAX"))
-    os.execve(python[0], [*python, "-c", _START, package], ENVIRONMENT)  # noqa: S606  # no shell is wanted
+    name = "python" if program.is_one() else python[0]  # else it would take these words for the agent's
+    os.execve(python[0], [name, *python[1:], "-c", _START, package], ENVIRONMENT)  # noqa: S606  # no shell is wanted
 
 
 def main() -> NoReturn:

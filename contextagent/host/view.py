@@ -17,11 +17,10 @@ import os
 import resource
 import socket
 import struct
-import sys
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError
-from contextagent.host import inside, layers
+from contextagent.host import inside, layers, program
 from contextagent.host.guestos import native
 from contextagent.host.layers import refused
 from contextagent.host.sockets import daemon_sockets
@@ -39,7 +38,6 @@ _NO_MORE = ("user", "cgroup")
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _CAP_SYS_BOOT = 1, 24, 22
 _SIGKILL = 9
 _MAX_OUTPUT_BYTES = 4 << 20
-_PACKAGE = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _IFF_UP = 0x8914, 0x8916, 0x891C, 1
 
 
@@ -262,7 +260,7 @@ class View:
             native.prctl(_PR_CAPBSET_DROP, _CAP_SYS_BOOT)  # it would end the view
             with contextlib.suppress(OSError):
                 native.new_keyring()  # a kernel without keys needs none
-            inside.become(python(), _PACKAGE, (orders, answers, self._out, self._err))
+            inside.become(program.python(), program.path(), (orders, answers, self._out, self._err))
         except OSError as error:
             inside.answer(answers, {"refused": "its root can't be entered", "errno": error.errno})
 
@@ -307,18 +305,3 @@ def _set_link(name: str, request: int, value: str | int) -> None:
         argument = struct.pack("16sH14x", name.encode(), value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
         fcntl.ioctl(made, request, argument)
-
-
-def python() -> tuple[str, ...]:
-    """Return this Python by its real path, and the options with which a boot starts it; it leaves no compiled files."""
-    folder, name = os.path.split(sys.executable)
-    return (os.path.join(os.path.realpath(folder), name), "-I", "-S", "-B")
-
-
-def interpreter() -> tuple[str, ...]:
-    """Return the real paths of what the agent is made of on this machine: itself, Python, and Python's libraries."""
-    programs = os.path.dirname(sys.executable)
-    places = [os.path.join(_PACKAGE, "contextagent"), sys.prefix, sys.base_prefix, programs]
-    if os.path.exists(f"{programs}/../pyvenv.cfg"):  # an isolated start does not know that it is one of these
-        places.append(os.path.dirname(programs))
-    return tuple(dict.fromkeys(os.path.realpath(place) for place in places if os.path.exists(place)))

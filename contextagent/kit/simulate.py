@@ -9,10 +9,10 @@ import tempfile
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError, InvalidInputError
-from contextagent.host import layers
+from contextagent.host import layers, program
 from contextagent.host.served import served
 from contextagent.host.serving import listen
-from contextagent.host.view import View, interpreter, python
+from contextagent.host.view import View
 from contextagent.kit.changes import find_changes
 from contextagent.kit.pack import pack
 from contextagent.kit.serve import Site
@@ -96,7 +96,7 @@ def open_view(trial: Trial) -> View:
         RefusedError: None can be had here.
     """
     lent = [trial.disk] if trial.disk != "none" else []
-    return View(lent=lent, needed=(*interpreter(), *([trial.policy] if trial.policy else [])), without=OWN)
+    return View(lent=lent, needed=(*program.places(), *([trial.policy] if trial.policy else [])), without=OWN)
 
 
 @contextlib.contextmanager
@@ -243,9 +243,8 @@ class _Story:
                 yield asked
 
     def _words(self, *words: str) -> list[str]:
-        program = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", "__main__.py"))
         policy = ("--policy", self._trial.policy) if self._trial.policy else ()
-        return [*python(), program, *words, *policy]
+        return [*program.agent(), *words, *policy]
 
     def _sources(self) -> tuple[str, ...]:
         return ("--disk", self._trial.disk, "--metadata", f"http://{ADDRESS}" if self._site else "none")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from contextagent import __version__
 from contextagent.digests import new_sha512
 from contextagent.runner.journal import last_record
@@ -90,12 +88,10 @@ def agent_sha512() -> str:
 
     What runs is what is digested: a package manager's word for it may be older than the last attack.
     """
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    from contextagent.host.program import parts  # noqa: PLC0415  # once a boot
+
     digest = new_sha512()
-    for folder, folders, names in os.walk(home):
-        folders[:] = sorted(name for name in folders if name not in ("__pycache__", "kit"))
-        for name in sorted(name for name in names if name.endswith((".py", ".so"))):
-            digest.update(f"{folder[len(home) :]}/{name}\0".encode())
-            with open(f"{folder}/{name}", "rb", buffering=0) as file:
-                digest.update(file.readall())
+    for name, data in parts():
+        digest.update(f"{name}\0".encode())
+        digest.update(data)
     return digest.hexdigest()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +118,30 @@ def test_every_module_of_the_agent_is_in_it_and_can_be_imported(plain: Path) -> 
     code = f"import sys\nfor name in {wanted!r}:\n    __import__(name)\n"
     code += "print({m.__spec__.origin for n, m in sys.modules.items() if n.startswith('contextagent.')})"
     assert ask((str(plain),), code).out in {"{'frozen', 'built-in'}\n", "{'built-in', 'frozen'}\n"}
+
+
+DIGEST = "from contextagent.runner.chronicle import agent_sha512; print(agent_sha512())"
+CHANGED = {
+    "runner/status.py": ("\nNEW = 1\n", True),
+    "host/_guestos.c": ("\n/* new */\n", True),
+    "kit/pack.py": ("\nNEW = 1\n", False),  # no part of a boot
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_the_digest_of_the_agent_tells_of_a_change_in_what_boots(plain: Path, tmp_path: Path, changed: str) -> None:
+    for name in ("contextagent", "packaging"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    added, is_told = CHANGED[changed]
+    path = tmp_path / "contextagent" / changed
+    path.write_text(path.read_text() + added)
+    build = tmp_path / "packaging/rpm/interpreter/build.sh"
+    cache = str(REPOSITORY / ".cache/interpreter")
+    environment = os.environ | {"PYTHON": sys.executable, "CONTEXTAGENT_INTERPRETER_CACHE": cache}
+    subprocess.run([build, tmp_path / "python"], env=environment, stdout=subprocess.DEVNULL, check=True)
+    digests = [ask((str(each),), DIGEST).out for each in (plain, tmp_path / "python")]
+    assert all(len(digest) == 129 for digest in digests)
+    assert (digests[0] != digests[1]) == is_told
 
 
 def test_nothing_outside_can_change_what_it_runs(plain: Path, tmp_path: Path) -> None:

@@ -16,14 +16,23 @@ if TYPE_CHECKING:
 FILES = ("test_order", "test_disk", "test_disk_search", "test_bundle_kinds", "test_two_legs", "test_query")
 
 
-def test_it_passes_what_any_other_agent_has_to_pass(program: Path, kernel: tuple[str, ...]) -> None:
-    words = [f"tests/blackbox/{name}.py" for name in FILES]
+def passes(tested: tuple[str, ...], files: tuple[str, ...]) -> None:
+    """Hold an agent, by the words that start it, to test files."""
+    words = [f"tests/blackbox/{name}.py" for name in files]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
-        env=os.environ | {"CONTEXTAGENT_TESTED": " ".join((*kernel, str(program)))},
+        env=os.environ | {"CONTEXTAGENT_TESTED": " ".join(tested)},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:]
+
+
+def test_it_passes_what_any_other_agent_has_to_pass(program: Path, kernel: tuple[str, ...]) -> None:
+    passes((*kernel, str(program)), FILES)
+
+
+def test_it_boots_in_a_view_of_its_machine_as_any_other_agent_does(program: Path) -> None:
+    passes((str(program),), ("test_simulate",))

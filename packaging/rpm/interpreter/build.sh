@@ -107,7 +107,7 @@ make_base() {
 # Print the path of the program, linked unless it is there.
 make_program() {
     local base=$1 libraries=$2 making folder
-    folder=$cache/program-$( (echo "$base $libraries"; cat "$here"/{build.sh,freeze.py,main.c,certifi/__init__.py}
+    folder=$cache/program-$( (echo "${base##*/} ${libraries##*/}"; cat "$here"/{build.sh,freeze.py,main.c,certifi/__init__.py}
         cd "$project" && find contextagent \( -name '*.py' -o -name '*.c' \) | sort | xargs sha256sum) | digest)
     if [ ! -d "$folder" ]; then
         making=$cache/linking-$$
@@ -115,14 +115,17 @@ make_program() {
         tar -xzf "$libraries"/netifaces_plus-*.tar.gz -C "$making/netifaces" --strip-components=1
         PYTHONHOME=$base PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 \
             "$base/python" -S -P -X no_debug_ranges "$here/freeze.py" --standard-library "$base/lib/python3.13" --libraries "$libraries" \
+            --linked "$( (echo "${base##*/}"; cat "$here/main.c" "$project/contextagent/host/_guestos.c") | digest)" \
             --out "$making" "$project/contextagent" "$here/certifi" >&2
         (cd "$making" && link "$base")
         mkdir "$making/program"
         mv "$making/contextagent" "$making/program/contextagent"
-        rm -rf "$cache"/program-* # one is enough: an older one is of no use
-        mv "$making/program" "$folder"
+        # the oldest go, but another tree that shares this cache may be at work with its own
+        ls -dt "$cache"/program-* 2>/dev/null | tail -n +8 | xargs -r rm -rf
+        mv -T "$making/program" "$folder" 2>/dev/null || [ -d "$folder" ] # two builds at once make the same
         rm -rf "$making"
     fi
+    touch "$folder" # it is in use
     echo "$folder/contextagent"
 }
 

@@ -107,7 +107,7 @@ def write(sources: dict[str, bytes], out: str) -> None:
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("standard-library", "libraries", "out"):
+    for name in ("standard-library", "libraries", "out", "linked"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("packages", nargs="+")
     options = parser.parse_args()
@@ -115,6 +115,10 @@ def main() -> None:
     sources |= dict(libraries(options.libraries))
     for folder in options.packages:
         sources |= dict(package(folder))
+    # so that the agent's digest of its own modules (chronicle.agent_sha512) tells of what is linked with them, too
+    sources["contextagent/_linked.py"] = (
+        f'"""What the modules are linked with."""\n\nDIGEST = "{options.linked}"\n'.encode()
+    )
     write(sources, options.out)
 
 
