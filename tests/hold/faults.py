@@ -96,7 +96,7 @@ def strike(folder: Path, point: Point, clean: dict[str, Any]) -> dict[str, Any]:
     text = log.read_text(errors="replace")
     return {
         "point": point,
-        "struck": "(INJECTED)" in text or "killed by SIGKILL" in text,
+        "struck": "(INJECTED)" in text or "+++ killed by SIG" in text,
         "violations": found,
         "said": said[-2000:] if found else "",
     }
