@@ -182,7 +182,7 @@ def _cut(phase: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> None:
-    """End the phase in trace, state, status and receipt, with one line on the console."""
+    """End the phase in trace, state and status; the one line of what came out is the caller's to print."""
     result = report.result_of(standing.state)
     journal.anchor()
     if phase == "stop":
@@ -192,4 +192,3 @@ def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> N
     standing.state = known.replace(warnings=tuple(dict.fromkeys((*known.warnings, *journal.problems))))
     standing.end()
     standing.tell(is_final=True)
-    host.announce(f"contextagent: {phase} {standing.state.phases[phase]['state']}, result {result}")
