@@ -25,27 +25,49 @@ _KNOWN = frozenset(
     " /usr/bin/awk /usr/bin/perl /usr/bin/python3 /usr/libexec/platform-python".split()
 )
 _AT_START = (
-    r"(?:^|[;&|({]|\b(?:then|do|else|exec|nohup|if|while|until|time)\s|!\s)\s*(?:[A-Za-z_]\w*=\S*\s+)*(?:/[\w/.-]*/)?"
+    r"(?:^|[;&|({`]|\b(?:then|do|else|exec|nohup|if|while|until|time)\s|!\s|\b(?:ba|da)?sh\s+-c\s+[\"'])\s*"
+    r"(?:[A-Za-z_]\w*=\S*\s+)*(?:/[\w/.-]*/)?"
 )
-_UNIT_CALL = r"systemctl\s+(?!.*--no-block)(?:-\S+\s+)*(?:start|restart|try-restart|reload|stop|isolate)\b"
+_OPTIONS = r"(?:-\S+\s+)*"
+_ACTIONS = r"(?:start|stop|restart|try-restart|condrestart|reload|force-reload)\b"
+_LATER = "do it in post-network.d"
+_OF_THE_NETWORK = f"the distribution brings the network up, after this phase: {_LATER}"
+# systemd's own: a unit is started when what it is ordered after is done, and that may be this script's phase
+_UNIT_JOBS = (
+    rf"systemctl\s+{_OPTIONS}(?:{_ACTIONS}|(?:try-)?reload-or-(?:try-)?restart\b)",
+    r"systemctl\s+(?=[^;&|]{0,200}--now\b)[^;&|]{0,200}?\b(?:enable|disable|reenable|mask|preset)\b",
+    r"systemd-(?:run|mount)\s+(?![^;&|]{0,200}--scope)\S",
+)
+_NO_BLOCK = "(?![^;&|]{0,200}--no-block)"
 _BLOCKING = (
-    (_UNIT_CALL, "it waits for a unit while the boot waits for this script: add --no-block"),
-    (
-        r"(?:service\s+\S+|invoke-rc\.d\s+\S+)\s+(?:start|restart|reload|stop)\b",
-        "it waits for a service, which may wait for the network",
+    *(
+        (_NO_BLOCK + job, "it waits for a unit while the boot waits for this script: add --no-block")
+        for job in _UNIT_JOBS
     ),
     (
-        r"(?:dhclient|dhcpcd|udhcpc|ifup|nm-online|networkctl)\b",
-        "the distribution brings the network up, after this phase",
+        rf"(?:service\s+\S+|(?:invoke-rc\.d|rc-service)\s+\S+|/etc/(?:rc\.d/)?init\.d/[\w.@-]+)\s+{_ACTIONS}",
+        f"it waits for a service, which may wait for the network: {_LATER}, or by 'systemctl --no-block'",
     ),
-    (r"\S*wait-online\b", "it waits for the network, which comes after this phase"),
+    (r"(?:dhclient|dhcpcd|udhcpc|ifup|nm-online|networkctl|nmcli\s(?![^;&|]{0,200}--offline))", _OF_THE_NETWORK),
+    (r"\S*wait-online\b", f"it waits for the network, which comes after this phase: {_LATER}"),
     (
         r"(?:apt|apt-get|aptitude|yum|dnf|microdnf|zypper|pip|pip3)\s",
-        "packages need the network, which comes after this phase",
+        f"packages need the network, which comes after this phase: {_LATER}",
     ),
     (
         r"(?:curl|wget|scp|rsync|ntpdate|git\s+(?:clone|fetch|pull))\s",
-        "it needs the network, which comes after this phase",
+        f"it needs the network, which comes after this phase: {_LATER}",
+    ),
+)
+# In either phase: this script is a part of the boot whose end these wait for
+_ENDLESS = (
+    (
+        r"systemctl\s+(?=[^;&|]{0,200}--wait\b)[^;&|]{0,200}?\bis-system-running\b",
+        "it waits for the end of the boot, which waits for this script: start a unit of your own with --no-block",
+    ),
+    (
+        rf"{_NO_BLOCK}systemctl\s+{_OPTIONS}(?:isolate|default|rescue|emergency)\b",
+        "it waits for a target while the boot waits for this script: add --no-block",
     ),
 )
 _ROOT_COMMANDS = (
@@ -55,7 +77,11 @@ _ROOT_COMMANDS = (
 ).split()
 _ROOT_COMMAND = re.compile(_AT_START + rf"(?P<word>{'|'.join(map(re.escape, _ROOT_COMMANDS))})(?=\s|$)")
 _ROOT_TARGET = re.compile(r">>?\s*(?P<path>/(?:etc|usr|opt|root|boot|bin|sbin|lib)/[\w./-]*)")
-_BLOCKERS = tuple((re.compile(_AT_START + rf"(?P<call>{pattern}[^;&|<>]*)"), why) for pattern, why in _BLOCKING)
+_BLOCKERS, _WAITERS = (
+    tuple((re.compile(_AT_START + rf"(?P<call>{pattern}[^;&|<>\"'`)]*)"), why) for pattern, why in each)
+    for each in (_BLOCKING, _ENDLESS)
+)
+_LEFT_BEHIND = re.compile(r"(?:\s|\d*[<>]+(?:&\d|\s*[^\s;&|]+))*&(?!&)")
 _SLEEP = re.compile(_AT_START + r"sleep\s+(?P<number>\d+)(?P<unit>[smhd]?)(?![\w.])")
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SOURCED = re.compile(
@@ -207,7 +233,7 @@ class _Look:
     def _check_calls(self) -> None:
         for number, line in _commands(self._lines):
             self._check_sourced(number, line)
-            if self._script.phase == "pre-network":
+            if self._script.phase != "stop":
                 self._check_blocking(number, line)
             if self._script.owner == "user" and self._script.profile != "root":
                 self._check_rights(number, line)
@@ -227,11 +253,15 @@ class _Look:
             self._say("error", "source-missing", f"there is no '{name}' in this folder, and no script makes it", number)
 
     def _check_blocking(self, number: int, line: str) -> None:
-        for pattern, why in _BLOCKERS:
-            if found := pattern.search(line):
-                self._say("warning", "blocking", f"'{_short(found['call'])}' before the network: {why}", number)
-        if (found := _SLEEP.search(line)) and int(found["number"]) * _UNITS_S[found["unit"]] > MAX_SLEEP_S:
-            message = f"'sleep {found['number']}{found['unit']}' before the network holds up the whole boot"
+        is_early = self._script.phase == "pre-network"
+        where = "before the network" if is_early else "during the boot"
+        for pattern, why in (*_WAITERS, *_BLOCKERS) if is_early else _WAITERS:
+            for found in pattern.finditer(line):
+                if not _LEFT_BEHIND.match(line, found.end("call")):
+                    self._say("warning", "blocking", f"'{_short(found['call'])}' {where}: {why}", number)
+        nap = _SLEEP.search(line) if is_early else None
+        if nap and int(nap["number"]) * _UNITS_S[nap["unit"]] > MAX_SLEEP_S:
+            message = f"'sleep {nap['number']}{nap['unit']}' before the network holds up the whole boot"
             self._say("warning", "blocking", message, number)
 
     def _check_rights(self, number: int, line: str) -> None:

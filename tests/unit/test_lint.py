@@ -129,9 +129,34 @@ def test_each_mistake_of_a_scripts_form_is_named_with_its_line(host: Host, text:
         ("systemctl start autofs", ["blocking"]),
         ("/usr/bin/systemctl -q restart autofs", ["blocking"]),
         ("systemctl --no-block start autofs", []),
+        ("systemctl start autofs --no-block", []),
+        ("systemctl start autofs; systemctl --no-block start nginx", ["blocking"]),
+        ("systemctl start autofs && systemctl start nginx", ["blocking", "blocking"]),
+        ("systemctl reload-or-restart autofs", ["blocking"]),
+        ("systemctl try-reload-or-restart autofs", ["blocking"]),
         ("systemctl enable autofs", []),
+        ("systemctl enable --now autofs", ["blocking"]),
+        ("systemctl --now enable autofs", ["blocking"]),
+        ("systemctl --no-block --now enable autofs", []),
+        ("systemctl start autofs >/dev/null 2>&1 &", []),
+        ("systemctl start autofs && echo done", ["blocking"]),
+        ("sh -c 'systemctl start autofs'", ["blocking"]),
+        ("x=$(systemctl start autofs)", ["blocking"]),
+        ("timeout 5 systemctl start autofs", []),
+        ("systemctl is-active autofs", []),
+        ("systemctl daemon-reload", []),
+        ("systemctl stop firewalld", ["blocking"]),
+        ("systemd-run /usr/sbin/pilot", ["blocking"]),
+        ("systemd-run --no-block /usr/sbin/pilot", []),
+        ("systemd-run --scope /usr/sbin/pilot", []),
         ("service autofs start", ["blocking"]),
+        ("/sbin/service autofs restart", ["blocking"]),
+        ("service autofs status", []),
+        ("/etc/init.d/autofs start", ["blocking"]),
+        ("/etc/rc.d/init.d/autofs force-reload", ["blocking"]),
         ("dhclient eth0", ["blocking"]),
+        ("nmcli connection up eth0", ["blocking"]),
+        ("nmcli --offline connection add type ethernet", []),
         ("if true; then ifup eth0; fi", ["blocking"]),
         ("sleep 31", ["blocking"]),
         ("sleep 1m", ["blocking"]),
@@ -151,6 +176,35 @@ def test_what_would_hold_up_the_boot_is_warned_of_before_the_network_only(
     text = f"#!/bin/sh\n{line}\n"
     assert [rule for rule, _, _ in _script(host, text, phase="pre-network")] == rules
     assert _script(host, text, phase="post-network") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        ("systemctl is-system-running --wait", ["blocking"]),
+        ("systemctl --wait is-system-running || true", ["blocking"]),
+        ("systemctl is-system-running", []),
+        ("systemctl isolate graphical.target", ["blocking"]),
+        ("systemctl --no-block isolate graphical.target", []),
+        ("systemctl set-default graphical.target", []),
+        ("systemctl default", ["blocking"]),
+    ],
+)
+def test_what_waits_for_the_boot_that_waits_for_it_is_warned_of_after_the_network_as_well(
+    host: Host, line: str, rules: list[str]
+) -> None:
+    text = f"#!/bin/sh\n{line}\n"
+    for phase in ("pre-network", "post-network"):
+        assert [rule for rule, _, _ in _script(host, text, phase=phase)] == rules
+    assert _script(host, text, phase="stop") == []
+
+
+def test_a_warning_of_what_holds_up_the_boot_says_what_to_do_instead(host: Host) -> None:
+    lines = ["systemctl start a", "service a start", "ifup eth0", "curl x", "yum install x", "x-wait-online"]
+    script = ScriptFile(path="x", data="\n".join(["#!/bin/sh", *lines]).encode(), owner="site", phase="pre-network")
+    said = [each.message for each in check_script(host, script)]
+    assert len(said) == len(lines)
+    assert all("--no-block" in message or "post-network.d" in message for message in said)
 
 
 @pytest.mark.parametrize(
