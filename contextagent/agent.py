@@ -11,7 +11,7 @@ from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal
 from contextagent.runner.memory import Memory, close_interrupted, recall
 from contextagent.runner.reserve import forget_old
-from contextagent.runner.state import RUN, sweep
+from contextagent.runner.state import LOCK, sweep
 from contextagent.runner.status import tell_running
 from contextagent.runner.surroundings import surroundings
 from contextagent.sources.legs import Query, legs, open_owners, settled
@@ -86,8 +86,8 @@ def run(host: Host, phases: Sequence[Phase], request: Request) -> Outcome:
         CannotWriteError: The agent's own folders can't be written; nothing was done.
         UsageError: `--disk` names nothing, or `--metadata` is no address.
     """
-    host.files.make_folder(RUN, 0o755)
-    lock = host.lock(f"{RUN}/lock")
+    host.files.make_folder(host.run_folder, 0o755)
+    lock = host.lock(f"{host.run_folder}/{LOCK}")
     try:
         sweep(host)
         image = load_image_policy(host, request.policy)

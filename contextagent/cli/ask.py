@@ -8,7 +8,7 @@ from contextagent.errors import InvalidInputError, UnknownError
 from contextagent.policy.schema import ROWS, find, script_key
 from contextagent.policy.settings import hear, load_image_policy, shown
 from contextagent.runner.state import load
-from contextagent.runner.status import STATUS, read_status
+from contextagent.runner.status import read_status, status_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _status(host: Host) -> dict[str, Any]:
     try:
         status = read_status(host)
     except ValueError as error:
-        raise InvalidInputError(f"cannot read '{STATUS}': {error}") from error
+        raise InvalidInputError(f"cannot read '{status_path(host)}': {error}") from error
     return status if status and status.get("boot_id") == host.boot_id() else {}
 
 

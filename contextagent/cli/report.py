@@ -6,7 +6,7 @@ import time
 
 from contextagent.cli.text import add_format, printable, table
 from contextagent.errors import InvalidInputError, TryLaterError, UnknownError, UsageError
-from contextagent.runner.status import EXIT_CODES, STATUS, read_status
+from contextagent.runner.status import EXIT_CODES, read_status, status_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def _status_of(host: Host) -> dict[str, Any]:
     try:
         status = read_status(host)
     except ValueError as error:
-        message = f"cannot read '{STATUS}': {error}"
+        message = f"cannot read '{status_path(host)}': {error}"
         raise InvalidInputError(message) from error
     if status is not None and not status.keys() >= _TOLD:
-        message = f"cannot read '{STATUS}': not a whole status"
+        message = f"cannot read '{status_path(host)}': not a whole status"
         raise InvalidInputError(message)
     if status is None or status["boot_id"] != host.boot_id():
         message = "cannot tell 'status': the agent has not run in this boot"

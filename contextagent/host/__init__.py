@@ -28,12 +28,15 @@ class Host:
         root: Folder that stands for `/`.
         is_caller: Whether the root is not `/`: scripts then run with the caller's rights, and the console, the clock
             and the accounts of this machine are left alone.
+        run_folder: Folder for the agent's state of this boot.
+        is_run_kept: Whether what is in that folder outlives the boot.
     """
 
     def __init__(self, root: str = "/") -> None:
         self.files = Files(root)
         self.root = self.files.root
         self.is_caller = self.root != "/"
+        self.run_folder, self.is_run_kept = facts.run_folder(self.files)
 
     @staticmethod
     def utc_ns() -> int:

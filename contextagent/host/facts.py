@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.host.files import Files
 
+_OWN = "/contextagent"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _DMI_NAMES = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "chassis_asset_tag")
 _CLOUDS = (
@@ -62,6 +63,23 @@ def is_cloud(files: Files) -> bool:
     """Return whether DMI names a cloud whose machines have a metadata service."""
     said = [_text(files, f"/sys/class/dmi/id/{name}").strip().lower() for name in _DMI_NAMES]
     return any(word in text for text in said for word in _CLOUDS) or product_uuid(files).startswith("ec2")
+
+
+def run_folder(files: Files) -> tuple[str, bool]:
+    """Return the folder for the agent's state of this boot, and whether what is in it outlives the boot.
+
+    It is below `/run` where that is a file system of its own without a disk, as since systemd; else below `/var/run`,
+    as on SL5 and SL6.  Below another root nothing is a mount: there `/run` will do, unless `/var/run` alone is there.
+    """
+    if files.root != "/":
+        is_old = files.exists("/var/run") and not files.exists("/run")
+        return ("/var/run" if is_old else "/run") + _OWN, True
+    try:
+        device = os.stat("/run").st_dev
+        is_in_memory = os.major(device) == 0 and device != os.stat("/").st_dev
+    except OSError:
+        is_in_memory = False
+    return ("/run" if is_in_memory else "/var/run") + _OWN, not is_in_memory
 
 
 def caller() -> tuple[int, int]:

@@ -19,7 +19,7 @@ from contextagent.kit.serve import Site
 from contextagent.model import Value
 from contextagent.runner.folders import WORKING
 from contextagent.runner.journal import LOGS
-from contextagent.runner.state import HOME, RUN
+from contextagent.runner.state import HOME
 from contextagent.runner.status import EXIT_CODES, STATUS
 
 TYPE_CHECKING = False
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from contextagent.model import Phase
 
 ADDRESS = "169.254.169.254"
-OWN = (RUN, HOME, LOGS, WORKING)
+RUN = "/run/contextagent"
+"""In the view `/run` is always one of its own, in memory, whatever this machine has."""
+OWN = (RUN, "/var/run/contextagent", HOME, LOGS, WORKING)
 """What the agent remembers of this machine's boots; a simulated one begins without, as a new machine does."""
 MOST_RESTARTS = 3
 """How often the agent is started again in a phase, as an init would, when a script of root's has killed it."""
@@ -290,7 +292,7 @@ class _Story:
 
     def _read_status(self) -> None:
         """Read `status.json`; one that a script has spoiled is as good as none."""
-        data = self._view.read(STATUS, max_bytes=_MAX_STATUS_BYTES)
+        data = self._view.read(f"{RUN}/{STATUS}", max_bytes=_MAX_STATUS_BYTES)
         try:
             found = jsontext.loads(data or b"null")
         except ValueError:

@@ -227,9 +227,10 @@ def _lend(host: Host, script: str, account: Account) -> str:
     Raises:
         CannotWriteError: It could not be copied.
     """
-    folder = f"{LENT}/{random_name(NEW)}"  # so that the next run sweeps up what a killed one leaves
+    lent = f"{host.run_folder}/{LENT}"
+    folder = f"{lent}/{random_name(NEW)}"  # so that the next run sweeps up what a killed one leaves
     copy = f"{folder}/{os.path.basename(script)}"
-    host.files.make_folder(LENT, 0o711)
+    host.files.make_folder(lent, 0o711)
     try:
         host.files.make_folder(folder, 0o710, gid=account.gid)
         host.files.create(copy, host.files.chunks(script, max_bytes=_MAX_SCRIPT_BYTES), mode=0o440, gid=account.gid)

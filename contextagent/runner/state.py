@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.model import Owner
 
-RUN = "/run/contextagent"
-LENT = f"{RUN}/scripts"
-"""Where an account that can't reach into the agent's state gets a copy of its script to read."""
+LENT = "scripts"
+"""Below `Host.run_folder`: where an account that can't reach into the agent's state gets a copy of its script to read."""
+LOCK = "lock"
+"""Below it, too: what a run holds; the one file that stays, since another process may wait for it."""
+_BOOT = "boot_id"
 HOME = "/var/lib/contextagent"
 INSTANCES = f"{HOME}/instances"
 KEPT = "context/kept-"
@@ -105,12 +107,35 @@ def digest_of(host: Host, path: str) -> str:
 def sweep(host: Host) -> None:
     """Remove what a killed agent left unfinished: half-staged trees, temporary files, copies lent to an account.
 
+    With it goes the state of another boot, where the folder for it outlives one.
+
     Raises:
         CannotWriteError: It could not be removed.
     """
+    if host.is_run_kept:
+        _begin_boot(host)
     instances = [f"{INSTANCES}/{entry.path}" for entry in host.files.folder(INSTANCES)]
-    for folder in (RUN, LENT, LOGS, HOME, INSTANCES, *instances):
+    for folder in (host.run_folder, f"{host.run_folder}/{LENT}", LOGS, HOME, INSTANCES, *instances):
         host.files.sweep(folder)
+
+
+def _begin_boot(host: Host) -> None:
+    """Empty the folder for the state of this boot, once in it."""
+    mark, boot_id = f"{host.run_folder}/{_BOOT}", host.boot_id().encode()
+    try:
+        if host.files.read(mark, max_bytes=1 << 10) == boot_id:
+            return
+    except OSError:  # the first boot with it, or one that was cut
+        pass
+    for entry in host.files.folder(host.run_folder):
+        if entry.name != LOCK:
+            try:
+                host.files.remove(f"{host.run_folder}/{entry.name}")
+            except (
+                CannotWriteError
+            ):  # such as a disk that is still mounted there: whoever mounts the next one knows how
+                continue
+    host.files.write(mark, boot_id, mode=0o644)
 
 
 def known_instance(host: Host) -> str:

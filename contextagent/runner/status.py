@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextagent import __version__, jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
-from contextagent.runner.state import RUN
 from contextagent.trace.records import rfc3339
 
 TYPE_CHECKING = False
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from contextagent.model import Owner, Phase, PhaseState, Result, Verdict
     from contextagent.runner.state import State
 
-STATUS = f"{RUN}/status.json"
+STATUS = "status.json"
+"""Its name below `Host.run_folder`."""
 SCHEMA = 1
 EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}
 _FINE = ("ok", "pending")
@@ -126,14 +126,19 @@ def _said(problem: Problem) -> dict[str, str]:
     return {"reason": problem.reason, "message": problem.text()}
 
 
+def status_path(host: Host) -> str:
+    """Return the guest path of this boot's status."""
+    return f"{host.run_folder}/{STATUS}"
+
+
 def publish(host: Host, status: dict[str, Any]) -> None:
     """Put `status.json` in place for everybody to read.
 
     Raises:
         CannotWriteError: It could not be written.
     """
-    host.files.make_folder(RUN, 0o755)
-    host.files.write(STATUS, jsontext.dumps(status).encode() + b"\n", mode=0o644)
+    host.files.make_folder(host.run_folder, 0o755)
+    host.files.write(status_path(host), jsontext.dumps(status).encode() + b"\n", mode=0o644)
 
 
 def running(started: str) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def read_status(host: Host) -> dict[str, Any] | None:
         ValueError: It is no status of this schema.
     """
     try:
-        data = host.files.read(STATUS, max_bytes=64 << 20)
+        data = host.files.read(status_path(host), max_bytes=64 << 20)
     except OSError:
         return None
     status = jsontext.loads(data)

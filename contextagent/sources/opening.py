@@ -6,7 +6,6 @@ import os
 import stat as stat_bits
 
 from contextagent.errors import BrokenSourceError, CannotWriteError
-from contextagent.runner.state import RUN
 from contextagent.sources.media import FolderMedium, NamedMedium
 
 TYPE_CHECKING = False
@@ -60,7 +59,7 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
         BrokenSourceError: It can't be read.
     """
     _sweep(host)
-    place = f"{RUN}/{_PREFIX}{os.getpid()}"
+    place = f"{host.run_folder}/{_PREFIX}{os.getpid()}"
     host.files.make_folder(place)
     try:
         host.mount(disk.path, place, disk.kind)  # type: ignore[arg-type]  # a folder or nothing is never mounted
@@ -74,8 +73,8 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
 
 def _sweep(host: Host) -> None:
     """Take away what an agent left that was killed between a mount and its detaching."""
-    for entry in host.files.folder(RUN):
+    for entry in host.files.folder(host.run_folder):
         pid = entry.name.removeprefix(_PREFIX)
         if pid != entry.name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            host.unmount(f"{RUN}/{entry.name}")
-            host.files.remove(f"{RUN}/{entry.name}")
+            host.unmount(f"{host.run_folder}/{entry.name}")
+            host.files.remove(f"{host.run_folder}/{entry.name}")

@@ -14,10 +14,11 @@ from contextagent.cli import VERBS
 from contextagent.cli.boot import plan_facts
 from contextagent.cli.parser import LATER, make_parser
 from contextagent.kit.finding import Finding
+from contextagent.kit.simulate import RUN
 from contextagent.model import PHASES, Limits, Plan, Step
 from contextagent.runner.folders import WORKING
 from contextagent.runner.journal import LOGS
-from contextagent.runner.state import HOME, LENT, RUN, State
+from contextagent.runner.state import HOME, LENT, LOCK, State
 from contextagent.runner.status import EXIT_CODES, STATUS, make_status
 from contextagent.runner.surroundings import USERS_HOME
 from contextagent.trace.records import RECORDS
@@ -125,7 +126,8 @@ def test_the_page_has_every_exit_code() -> None:
 
 def test_the_page_has_the_agents_files() -> None:
     paths = {path for cell in marked("files") for path in re.findall(r"/[^`, ]+", cell)}
-    assert paths >= {f"{folder}/" for folder in (RUN, HOME, LOGS, LENT, WORKING, USERS_HOME)} | {STATUS, f"{RUN}/lock"}
+    assert paths >= {f"{folder}/" for folder in (RUN, HOME, LOGS, f"{RUN}/{LENT}", WORKING, USERS_HOME)}
+    assert paths >= {f"{RUN}/{name}" for name in (STATUS, LOCK)}
 
 
 def test_the_page_has_the_keys_of_the_status() -> None:

@@ -18,7 +18,7 @@ from contextagent.policy.settings import merge
 from contextagent.runner import chronicle
 from contextagent.runner.journal import Journal
 from contextagent.runner.place import take
-from contextagent.runner.state import RUN, State
+from contextagent.runner.state import State
 from contextagent.runner.status import make_status, phase_state, publish, read_status, result_of, tell_running
 from contextagent.runner.surroundings import surroundings
 
@@ -283,8 +283,8 @@ def test_whoever_asks_while_a_phase_waits_is_told_that_it_is_running(host: Host)
     told = read_status(host)
     assert told
     assert (told["result"], told["phases"]["post-network"]["state"]) == ("running", "running")
-    host.files.remove(RUN)
-    host.files.write(RUN, b"")  # a file where the folder was
+    host.files.remove(host.run_folder)
+    host.files.write(host.run_folder, b"")  # a file where the folder was
     tell_running(host, state(), "post-network")
 
 
