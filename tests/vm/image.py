@@ -52,6 +52,7 @@ class Kind(NamedTuple):
         flavour: The flavour of our package that it gets.
         fit: Called with a fresh root tree: takes out what only costs emulated seconds, adds what the lab needs.
         module: The Python file in which this kind is written; with another text of it, another image is made.
+        has_python: Whether Debian's Python may be there, for others than the agent.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Kind(NamedTuple):
     flavour: str
     fit: Callable[[Path], None]
     module: str
+    has_python: bool = False
 
     @property
     def recipe(self) -> str:
@@ -88,7 +90,7 @@ def image(kind: Kind) -> Path:
                 write(root / "usr/local/sbin/lab-report", report, 0o755)
                 kind.fit(root)
                 install(root, shell_package(), package)
-                _make_disk(root, work)
+                _make_disk(root, work, has_python=kind.has_python)
             finally:
                 run("rm", "-rf", root)
     return disk
@@ -178,9 +180,9 @@ def _install_modules(root: Path, modules: Path) -> None:
     run("depmod", "-b", root, modules.name)
 
 
-def _make_disk(root: Path, disk: Path) -> None:
+def _make_disk(root: Path, disk: Path, *, has_python: bool) -> None:
     python = [path for path in root.glob("usr/bin/*python*") if path.exists()]
-    if python:
+    if python and not has_python:
         message = f"cannot make '{disk.name}': the root has a Python of its own: {python[0]}"
         raise GuestError(message)
     disk.write_bytes(b"")
