@@ -42,6 +42,8 @@ def load_image_policy(host: Host, override: str | None = None, *, may_write: boo
     files, strays = _policy_files(host.files)
     if not files:
         return Layer(voice="image", warnings=strays)
+    if _is_silent(files):
+        return Layer(voice="image", warnings=strays, sha512=_sha512(files))
     path = f"{VAR}/{parse_name(files)}"
     kept = _kept(host.files, path)
     if kept is None:
@@ -55,7 +57,23 @@ def _parse(files: Sequence[tuple[str, bytes]]) -> Layer:
     from contextagent.policy import loader  # noqa: PLC0415  # only where there is a policy that was not parsed before
 
     layer = loader.load("image", files)
-    return layer.replace(sha512=sha512_hex(b"".join(data for _, data in files)))
+    return layer.replace(sha512=_sha512(files))
+
+
+def _sha512(files: Sequence[tuple[str, bytes]]) -> str:
+    return sha512_hex(b"".join(data for _, data in files))
+
+
+def _is_silent(files: Sequence[tuple[str, bytes]]) -> bool:
+    """Whether all lines are blank or comments, as in the file that the packages bring: no parser has to be asked.
+
+    What a parser might see otherwise (a control character, another kind of line end) is left to it.
+    """
+    try:
+        lines = b"\n".join(data for _, data in files).decode().replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        return False
+    return all(line.lstrip(" ")[:1] in ("", "#") and line.isprintable() for line in lines)
 
 
 def _caller_file(path: str) -> bytes:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contextagent.digests import sha256_hex, sha512_hex
@@ -17,6 +17,7 @@ from contextagent.errors import InvalidInputError, UsageError
 from contextagent.host import Host
 from contextagent.policy.imagefile import load_image_policy, parse_name
 from contextagent.policy.layer import Layer
+from contextagent.policy.loader import check
 from contextagent.policy.schema import ROWS
 
 ETC = "etc/contextagent"
@@ -54,7 +55,10 @@ def test_an_image_without_a_policy_says_nothing_and_nothing_is_written(root: Pat
     assert kept(root) == []
 
 
-def test_an_image_without_a_policy_costs_no_yaml() -> None:
+@pytest.mark.parametrize("text", [None, "", "# nothing is set here\n\n  # preset: strict\n"])
+def test_a_policy_that_says_nothing_costs_no_yaml(root: Path, text: str | None) -> None:
+    if text is not None:
+        put(root, "policy.yaml", text)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from contextagent.host import Host\n"
@@ -63,8 +67,29 @@ def test_an_image_without_a_policy_costs_no_yaml() -> None:
         "print([name for name in sys.modules if name.endswith(('yaml', 'loader', 'kinds', 'yamltext'))])"
     )
     repository = str(Path(__file__).parents[2])
-    argv = [sys.executable, "-I", "-S", "-c", code, repository, "/nonexistent"]
+    argv = [sys.executable, "-I", "-S", "-c", code, repository, str(root)]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@given(text=st.text("# \t\r\n:a-\x85\u2028\xa0é\a\ufeff\0"))
+@example(text="# a\r\n  # b\n")
+@example(text="# a\rpreset: strict")
+@example(text="# a\u2028preset: strict")
+@example(text="# a\x85b: c")
+def test_what_looks_like_nothing_but_comments_says_what_the_parser_reads(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (root / ETC).mkdir(parents=True)
+    (root / ETC / "policy.yaml").write_bytes(text.encode())
+    files = [(f"/{ETC}/policy.yaml", text.encode())]
+    layer, errors = check("image", files)
+    if errors:
+        with pytest.raises(InvalidInputError) as raised:
+            load_image_policy(Host(str(root)))
+        assert raised.value.problems == errors
+    else:
+        assert load_image_policy(Host(str(root))) == layer.replace(sha512=sha512_hex(text.encode()))
 
 
 def test_files_are_read_in_order_and_the_later_word_counts(root: Path) -> None:
