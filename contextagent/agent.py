@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextagent.model import OWNERS, PHASES, Value
-from contextagent.plan import Situation, make_plan
+from contextagent.plan import Situation, is_logging_asked, make_plan
 from contextagent.policy.settings import hear, load_image_policy, merge
 from contextagent.runner import chronicle
 from contextagent.runner.execution import execute
@@ -13,7 +13,7 @@ from contextagent.runner.memory import Memory, close_interrupted, recall
 from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import LOCK, sweep
 from contextagent.runner.status import tell_running
-from contextagent.runner.surroundings import surroundings
+from contextagent.runner.surroundings import old_log_servers, surroundings
 from contextagent.sources.legs import Query, legs, open_owners, settled
 
 TYPE_CHECKING = False
@@ -111,7 +111,9 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
     image = load_image_policy(host, request.policy, may_write=False)
     memory = recall(host)
     known, settings, _ = _found(host, memory.state, phase, request, image, is_trial=True)
-    steps = make_plan(phase, known.supplies, _situation(host, settings, memory, known, phase, request))
+    situation = _situation(host, settings, memory, known, phase, request)
+    known, situation = _with_logs(host, known, situation)
+    steps = make_plan(phase, known.supplies, situation)
     return Outlook(plan=steps, state=known)
 
 
@@ -137,6 +139,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
 
             known = installed(host, search.first, search.second, memory.state, known, folders)
         situation = _situation(host, settings, memory, known, phase, request)
+        known, situation = _with_logs(host, known, situation)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
         whole = steps if phase == BOOT[0] else make_plan(None, known.supplies, situation)
@@ -231,3 +234,15 @@ def _situation(  # everything that a plan depends on
         late=OWNERS if is_late else known.late,
         begun={each: "done" if end else "interrupted" for each, end in memory.begun.items()} if is_continued else {},
     )
+
+
+def _with_logs(host: Host, known: State, situation: Situation) -> tuple[State, Situation]:
+    """Return both with what the machine's log daemons are told; a boot that asks nothing of them pays nothing."""
+    old = old_log_servers(host, situation.settings, known.supplies.get("site"))
+    if not old and not is_logging_asked(situation.settings):
+        return known, situation
+    from contextagent.runner.logdaemons import find_targets  # noqa: PLC0415  # most boots ask for no logging
+
+    found = find_targets(host, situation.settings, old, boot_id=known.boot_id, instance_id=known.instance_id)
+    known = known.saying(warnings=found.warnings)
+    return known, situation.replace(log_targets=found.targets)

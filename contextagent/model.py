@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, Literal, Protocol, Self, dataclass_transform
 
+    from contextagent.collectors import Target
+
     Owner = Literal["site", "user"]
     Phase = Literal["pre-network", "post-network", "stop"]
     VerdictName = Literal["found", "absent", "unreachable", "broken"]
@@ -337,7 +339,8 @@ class Step(Value):
     `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.
     The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`,
     `mode`, or `link`), whose keys (`target`), which (`lines`) and how the account is had (`argument`: `there`, `make`,
-    `sudo`); a script's `argument` and settings.
+    `sudo`); a script's `argument` and settings; what log daemons are `told`, and when (`argument`: `first`, `again`,
+    `delivered`, `flush`).
     """
 
     id: str
@@ -359,6 +362,7 @@ class Step(Value):
     daemons: str = "keep"
     on_error: str = "no-pilot"
     rerun: str = ""
+    told: tuple[Target, ...] = ()
 
     @property
     def name(self) -> str:

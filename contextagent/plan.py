@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from contextagent.collectors import Target
     from contextagent.model import Frequency, Kept, LoginKey, Owner, Phase, Profile, Script, Supply
     from contextagent.policy.settings import Settings
 
@@ -30,6 +31,7 @@ class Situation(Value):
         is_user_withheld: The trace is full and policy is `strict`: nothing of the user's runs.
         begun: Ids of scripts that an agent began in this boot before it was killed, with the outcome (`done`,
             `interrupted`); they are not begun again, unless they were interrupted and their settings say `rerun: safe`.
+        log_targets: What each log daemon of the machine is told; None where the site asks for no logging.
     """
 
     settings: Settings
@@ -40,20 +42,82 @@ class Situation(Value):
     late: tuple[Owner, ...] = ()
     is_user_withheld: bool = False
     begun: Mapping[str, str] = {}
+    log_targets: tuple[Target, ...] | None = None
 
 
 def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
     """Return the steps of one phase in the order in which they are taken, or of all phases where `phase` is None."""
     steps: list[Step] = []
     for each in PHASES if phase is None else (phase,):
+        steps += _logs_before(each, supplies.get("site"), situation)
         for owner, group, is_late in _groups(each, situation.late):
             supply = supplies.get(owner)
             if supply is None:
                 continue
             if _is_first_group(each, owner, situation.late, is_late=is_late):
                 steps += _placements(each, supply, situation)
-            steps += [_script_step(script, situation, is_late=is_late) for script in _ranked(supply, group)]
+            scripts = [_script_step(script, situation, is_late=is_late) for script in _ranked(supply, group)]
+            steps += scripts
+            if scripts and owner == "user" and each != "stop":
+                steps += _logs(each, situation, "again", is_late=is_late)
+        steps += _logs_after(each, situation)
     return Plan(phase=phase, steps=tuple(steps))
+
+
+def is_logging_asked(settings: Settings) -> bool:
+    """Return whether the settings ask for anything that the agent would have to set up a log daemon for."""
+    return bool(settings["logging.collectors"] or settings["logging.audit"] or settings["logging.journal_upload"])
+
+
+def _logs_before(phase: Phase, site: Supply | None, situation: Situation) -> Iterable[Step]:
+    """Return the steps that set logging up before anybody's script, with those of the site's files that they need."""
+    if not situation.log_targets or phase == "stop":
+        return
+    ends = [end for told in situation.log_targets for end in told.connect]
+    needed = {path for end in ends for path in (end.ca, end.cert, end.key)}
+    if site and phase == ("post-network" if "site" in situation.late else "pre-network"):
+        profile = profile_of("site", situation.settings, is_caller=situation.is_caller)
+        yield from (_file_step(placed, phase, profile, situation) for placed in site.files if placed.target in needed)
+    yield from _logs(phase, situation, "first")
+
+
+def _logs_after(phase: Phase, situation: Situation) -> Iterable[Step]:
+    """Return the step that finds out, after everybody's scripts, how far the logs go; at a stop, that sends them."""
+    if situation.log_targets is not None:
+        argument = "flush" if phase == "stop" else "delivered"
+        yield _log_step(f"site/{phase}/logging:{argument}", phase, situation, argument, situation.log_targets)
+
+
+def _logs(phase: Phase, situation: Situation, argument: str, *, is_late: bool = False) -> Iterable[Step]:
+    """Return a step for each log daemon: told at `first`, and `again` after the user's scripts."""
+    mark = {"first": "", "again": ":again-late" if is_late else ":again"}[argument]
+    for told in situation.log_targets or ():
+        step_id = f"site/{phase}/logging:{told.daemon}{mark}"
+        yield _log_step(step_id, phase, situation, argument, (told,))
+
+
+def _told_sha512(told: Sequence[Target]) -> str:
+    """Return one digest over the files that log daemons are told by."""
+    texts = (f"{file.path}\0{file.text}\0" for each in told for file in each.files)
+    return sha512_hex("".join(texts).encode("utf-8", "surrogateescape"))
+
+
+def _log_step(step_id: str, phase: Phase, situation: Situation, argument: str, told: tuple[Target, ...]) -> Step:
+    return Step(
+        id=step_id,
+        kind="reload",
+        owner="site",
+        phase=phase,
+        sha512=_told_sha512(told),
+        profile="caller" if situation.is_caller else "root",
+        limits=None,
+        frequency="every-boot",
+        skip=None,
+        late=False,
+        target=" ".join(each.daemon for each in told),
+        argument=argument,
+        told=told,
+    )
 
 
 def _groups(phase: Phase, late: Sequence[Owner]) -> list[tuple[Owner, Phase, bool]]:

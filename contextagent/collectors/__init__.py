@@ -143,22 +143,28 @@ class Target(Value):
         daemon: Its name in `DAEMONS`.
         files: To put in place all together, or not at all.
         check: The daemon's own checker, to be run with the files in place; 0: accepted.  Empty: it has none.
+        check_alone: The same of a new file by itself, whatever its name is; `{file}` stands for its real path.
         take_up: The command that makes a running daemon take the files up; it waits for nothing.  A daemon that does
             not run is not started by it.
+        bring_back: The command that starts the daemon anew, also where it has stopped; it waits for nothing.
         process: Name of the process (`/proc/PID/comm`) that must be there afterwards.
         carries_trace: Whether the trace itself is carried; else summary lines have to do.
         problems: What could not be expressed, and what is done instead.
         connect: Where its collectors are.
+        sends: Where it sends, for people: `relp://host:2514`, `relp+tls://…`, `tls://…`, `tcp://…`, `udp://…`.
     """
 
     daemon: str
     files: tuple[TargetFile, ...]
     check: tuple[str, ...] = ()
+    check_alone: tuple[str, ...] = ()
     take_up: tuple[str, ...] = ()
+    bring_back: tuple[str, ...] = ()
     process: str = ""
     carries_trace: bool = False
     problems: tuple[Problem, ...] = ()
     connect: tuple[Endpoint, ...] = ()
+    sends: tuple[str, ...] = ()
 
 
 BEGIN = "# contextagent begin: written at each boot, changes are lost"

@@ -138,6 +138,7 @@ def execute(  # the hands' whole surroundings, by keyword
         begun=begun,
         remember=standing.remember,
         tell=standing.tell,
+        logging=state.logging,
     )
     work.run(plan)
     ended = {
@@ -147,7 +148,7 @@ def execute(  # the hands' whole surroundings, by keyword
         "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
     }
     standing.state = _after(standing.state, phase, ended, work)
-    _close(host, journal, standing, phase)
+    _close(host, journal, standing, phase, work)
     if phase != PHASES[0]:
         standing.keep_receipt(whole, around)
     return standing.state
@@ -173,6 +174,8 @@ def _after(state: State, phase: Phase, ended: Mapping[str, Any], work: PhaseRun)
         reports=(*state.reports, *work.reports),
         once={**state.once, **work.once},
         errors=(*state.errors, *work.problems),
+        warnings=tuple(dict.fromkeys((*state.warnings, *work.warnings))),
+        logging=work.logging,
     )
 
 
@@ -181,13 +184,15 @@ def _cut(phase: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**phase, "state": "degraded"} if phase["state"] == "running" else phase
 
 
-def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase) -> None:
+def _close(host: Host, journal: Journal, standing: _Standing, phase: Phase, work: PhaseRun) -> None:
     """End the phase in trace, state and status; the one line of what came out is the caller's to print."""
     result = report.result_of(standing.state)
     journal.anchor()
     if phase == "stop":
         journal.record("shutdown", reason=result)
         host.announce(f"trace: anchor {standing.state.boot_id} {journal.seq} {journal.head}")
+        if work.logs and (said := work.logs.flush_rest()):
+            host.announce(f"trace: {said}")
     known = standing.state
     standing.state = known.replace(warnings=tuple(dict.fromkeys((*known.warnings, *journal.problems))))
     standing.end()

@@ -55,6 +55,7 @@ def recall(host: Host) -> Memory:
             errors=(),
             reports=(),
             late=(),
+            logging={},
             warnings=state.warnings if not state.boot_id else (),
         )
     return Memory(state=state, unfinished=unfinished, begun=begun)

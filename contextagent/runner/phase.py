@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextagent.model import Ending, Owner, Plan, ScriptState, Step
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
+    from contextagent.runner.logsetup import LogSetup
     from contextagent.runner.surroundings import Surroundings
 
 VETO_EXIT = 100
@@ -42,6 +43,7 @@ class PhaseRun:
         remember: Called with a step when its `start` could not be made durable in the trace; returns whether it is
             remembered otherwise. A `once` step that nobody could remember does not run.
         tell: Called with the reports so far after each script, to publish progress.
+        logging: What is known of the log daemons (`State.logging`).
     """
 
     def __init__(  # the phase's whole surroundings, by keyword
@@ -54,6 +56,7 @@ class PhaseRun:
         begun: Mapping[str, Ending | None],
         remember: Callable[[Step], bool],
         tell: Callable[[list[dict[str, Any]]], None],
+        logging: Mapping[str, Any] | None = None,
     ) -> None:
         self._host = host
         self._journal = journal
@@ -65,6 +68,9 @@ class PhaseRun:
         self._oom_kills = host.oom_kills()
         self.reports: list[dict[str, Any]] = []
         self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self.logging = logging or {}
+        self.logs: LogSetup | None = None
         self.once: dict[str, tuple[str, str]] = {}
 
     def run(self, plan: Plan) -> None:
@@ -72,7 +78,9 @@ class PhaseRun:
         deadline_ns = self._host.mono_ns() + int(self._around.budget_s * 1e9)
         for step in plan.steps:
             skip = step.skip or ("budget" if self._host.mono_ns() >= deadline_ns else None)
-            if step.kind != "script":
+            if step.kind == "reload":
+                self._log_setup().take(step)
+            elif step.kind != "script":
                 self._place(step, skip)
             elif skip == "done" and (ending := self._begun.get(step.id)):
                 self._report_ending(step, ending)
@@ -81,6 +89,18 @@ class PhaseRun:
             else:
                 self._run_script(step, deadline_ns)
                 self._tell(self.reports)
+        if self.logs:
+            self.logging = self.logs.known
+            self.problems += self.logs.problems
+            self.warnings += self.logs.warnings
+
+    def _log_setup(self) -> LogSetup:
+        """Return what sets the log daemons up; most boots do without."""
+        if self.logs is None:
+            from contextagent.runner.logsetup import LogSetup  # noqa: PLC0415  # see above
+
+            self.logs = LogSetup(self._host, self._journal, self.logging)
+        return self.logs
 
     def report(self, step: Step, state: ScriptState, *, reason: str = "", ending: Ending | None = None) -> None:
         """Add one script's line to the reports (keys as in status.json)."""

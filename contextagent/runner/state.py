@@ -55,6 +55,8 @@ class State(Value):
         is_service_required: A service that can't be reached makes the site's part missing.
         layers: Voice to its settings as parsed (`policy.settings.Heard.layers`).
         once: Id to (SHA-512, outcome) of every step that ran at most once, or began to.
+        logging: What is known of the log daemons in this boot (`runner.logging`): `targets` and `delivered` as in
+            status.json, and what the next phase goes on from; empty where nothing is asked of them.
         folders: Owner to the digest of the supply that its working folder was made from.
         last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.
         damage: Why the file on disk could not be used; empty when it could.
@@ -75,6 +77,7 @@ class State(Value):
     has_met_service: bool = False
     is_service_required: bool = False
     layers: Mapping[str, Mapping[str, Any]] = {}
+    logging: Mapping[str, Any] = {}
     once: Mapping[str, tuple[str, str]] = {}
     folders: Mapping[str, str] = {}
     last: Mapping[str, Any] = {}

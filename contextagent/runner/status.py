@@ -94,7 +94,10 @@ def make_status(state: State, *, order: Sequence[Phase], environment: str = "unk
         "scripts": [_shown(report) for report in state.reports],
         "lifetime": None,
         "pilot": None,
-        "logging": {"targets": [], "delivered": "none"},
+        "logging": {
+            "targets": list(state.logging.get("targets", ())),
+            "delivered": state.logging.get("delivered", "none"),
+        },
         "environment": environment,
         "warnings": [_said(each) for each in state.warnings],
         "errors": [_said(each) for each in (*state.errors, *_not_had(state))],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from contextagent.host import Host
     from contextagent.host.accounts import Account
-    from contextagent.model import Owner, Phase
+    from contextagent.model import Owner, Phase, Supply
     from contextagent.policy.settings import Settings
     from contextagent.runner.state import State
 
@@ -21,6 +21,9 @@ USERS_HOME = "/var/lib/contextuser"
 MACHINE_FEATURES = "/etc/machinefeatures"
 JOB_FEATURES = "/etc/jobfeatures"
 JOB_OUTPUTS = "/etc/joboutputs"
+_MAX_FEATURE_BYTES = 4096
+_OUTPUT_OF: Mapping[str, tuple[Owner, ...]] = {"site": ("site",), "all": OWNERS, "none": ()}
+"""`logging.script_output` to the owners whose scripts' output goes to syslog."""
 
 
 class Surroundings(Value):
@@ -30,6 +33,7 @@ class Surroundings(Value):
         environment: Per owner, what its scripts see, but for phase, owner and folder.
         accounts: Per owner, the account that its scripts run as; None means root (or the caller).
         budget_s: What all scripts of the phase may take together.
+        in_syslog: Owners whose scripts' output goes to syslog; none below another root.
         problems: What was refused or could not be had.
     """
 
@@ -37,6 +41,7 @@ class Surroundings(Value):
     environment: Mapping[Owner, Mapping[str, str]]
     accounts: Mapping[Owner, Account | None]
     budget_s: float
+    in_syslog: tuple[Owner, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -59,8 +64,34 @@ def surroundings(host: Host, state: State, settings: Settings, phase: Phase) -> 
         environment={owner: _environment(host, state, owner, accounts[owner], problems) for owner in OWNERS},
         accounts=accounts,
         budget_s=settings["stop_budget_s" if phase == "stop" else "phase_budget_s"],
+        in_syslog=() if host.is_caller else _OUTPUT_OF[settings["logging.script_output"]],
         problems=tuple(problems),
     )
+
+
+def old_log_servers(host: Host, settings: Settings, site: Supply | None) -> tuple[tuple[str, str], ...]:
+    """Return where the site's log server is named in one of the older forms, and what stands there.
+
+    That is `SYSLOG_SERVER` in the site's context.sh, and the machine feature `syslog` in any place where it can be read
+    without a network: docs/reference/logging.md.
+    """
+    variables = site.variables if site else {}
+    folder = variables.get("MACHINEFEATURES", "")
+    path = f"{folder if folder.startswith('/') else MACHINE_FEATURES}/syslog"
+    said = {
+        "SYSLOG_SERVER": variables.get("SYSLOG_SERVER", ""),
+        "features/machine/syslog": site.features.get("machine/syslog", "") if site else "",
+        "features.machine.syslog": settings["features.machine.syslog"] or "",
+        path: _text(host, path) if host.files.exists(path) else "",
+    }
+    return tuple((where, text) for where, text in said.items() if text.strip())
+
+
+def _text(host: Host, path: str) -> str:
+    try:
+        return host.files.read(path, max_bytes=_MAX_FEATURE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""  # a folder, a link or a device names no server
 
 
 def _environment(

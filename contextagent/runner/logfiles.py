@@ -1,0 +1,201 @@
+"""The log daemons' files: put in place only if the daemon's own checker takes them, and taken back if it does not."""
+
+from __future__ import annotations
+
+import os
+import stat as stat_bits
+
+from contextagent.collectors import with_block
+from contextagent.errors import CannotWriteError, ContextAgentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from contextagent.collectors import Target, TargetFile
+    from contextagent.host import Host
+
+_CHECK_S = 5
+_MAX_BYTES = 1 << 20
+_MAX_SAID = 300
+_NEW_PARENT = 0o755
+
+
+class RefusedFilesError(ContextAgentError):
+    """What a daemon is told was not taken, and is not in place."""
+
+    reason = "logging-refused"
+
+
+def is_in_place(host: Host, told: Target) -> bool:
+    """Return whether every file says what it should."""
+    return all(_now(host, file.path) == _wanted(host, file) for file in told.files)
+
+
+def differences(host: Host, told: Target, marks: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return what was done to the files since they were put in place, in words: `'/etc/x' was removed`.
+
+    Args:
+        host: The machine.
+        told: What the daemon is told.
+        marks: What `marks_of` gave then: a file that was changed and changed back has another mark.
+    """
+    found: list[str] = []
+    now = marks_of(host, told)
+    for file in told.files:
+        text = _now(host, file.path)
+        if text is None:
+            found.append(f"'{file.path}' was removed")
+        elif text != _wanted(host, file):
+            found.append(f"'{file.path}' was changed")
+        elif file.path in marks and now[file.path] != list(marks[file.path]):
+            found.append(f"'{file.path}' was written to")
+    return found
+
+
+def marks_of(host: Host, told: Target) -> dict[str, list[int]]:
+    """Return inode and time of change of every file, which nobody can set as they were; zeros where there is none."""
+    return {file.path: _mark(host, file.path) for file in told.files}
+
+
+def changed_ns(host: Host, told: Target) -> int:
+    """Return when the files were last changed, by the clock that goes forward, as far as the other can be trusted."""
+    return max(mark[1] for mark in marks_of(host, told).values()) - (host.utc_ns() - host.mono_ns())
+
+
+def install(host: Host, told: Target) -> str:
+    """Put all of a daemon's files in place, or none.
+
+    Returns:
+        Why the daemon's whole configuration is not accepted, though ours is: the image's own fault; else empty.
+
+    Raises:
+        RefusedFilesError: The checker does not take them; what stood there before stands there again.
+        CannotWriteError: They can't be written; likewise.
+    """
+    before = {file.path: _now(host, file.path) for file in told.files}
+    try:
+        for file in told.files:
+            _write(host, file, _wanted(host, file), told)
+        said = "" if host.is_caller else _refusal(host, told.check)
+        if not said:
+            return ""
+    except (OSError, ContextAgentError) as error:
+        take_back(host, told, before)
+        if isinstance(error, ContextAgentError):
+            raise
+        message = f"cannot set up '{told.daemon}': {error.filename or ''}: {error.strerror or error}"
+        raise CannotWriteError(message, reason="logging-failed") from error
+    take_back(host, told, before)
+    if not told.check_alone or not _refusal(host, told.check):
+        message = f"cannot set up '{told.daemon}': its checker says: {said}"
+        raise RefusedFilesError(message)
+    for file in told.files:
+        _write(host, file, _wanted(host, file), told)
+    return said
+
+
+def take_back(host: Host, told: Target, before: Mapping[str, bytes | None]) -> None:
+    """Let the files be as they were before; what can't be done is left, since the first error is the one to tell."""
+    for file in told.files:
+        try:
+            text = before.get(file.path)
+            if text is None:
+                host.files.remove(file.path)
+            else:
+                _put(host, file, text)
+        except (OSError, CannotWriteError):
+            continue
+
+
+def without_ours(host: Host, told: Target) -> dict[str, bytes | None]:
+    """Return what `take_back` needs to leave nothing of ours, whatever stood there before."""
+    from contextagent.collectors import without_block  # noqa: PLC0415  # only for a daemon that does not come up
+
+    return {
+        file.path: without_block((_now(host, file.path) or b"").decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+        if file.is_block
+        else None
+        for file in told.files
+    }
+
+
+def _write(host: Host, file: TargetFile, text: bytes, told: Target) -> None:
+    """Write a file aside, let the checker judge it by itself where it can, and put it in place.
+
+    Raises:
+        RefusedFilesError: The checker does not take it.
+        CannotWriteError: It can't be written.
+        OSError: Likewise.
+    """
+    aside = _put_aside(host, file, text)
+    argv = [host.files.real(aside) if word == "{file}" else word for word in told.check_alone]
+    if not file.is_block and argv and (said := _refusal(host, argv)):
+        host.files.remove(aside)
+        message = f"cannot set up '{told.daemon}': its checker says: {said}"
+        raise RefusedFilesError(message)
+    host.files.rename(aside, file.path)
+
+
+def _put(host: Host, file: TargetFile, text: bytes) -> None:
+    host.files.rename(_put_aside(host, file, text), file.path)
+
+
+def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
+    """Return the path of a new file beside the one that it will replace, with that one's mode and owner."""
+    folder, _, name = file.path.rpartition("/")
+    if not os.path.isdir(host.files.real(folder)):
+        host.files.make_folder(folder, _NEW_PARENT)
+    aside = f"{folder}/.{name}.contextagent-new"  # always this name: what a killed agent leaves is replaced
+    host.files.remove(aside)
+    others = _others(host, file)
+    host.files.create(aside, (text,), mode=others.st_mode & 0o7777 if others else file.mode)
+    if others:
+        os.chown(host.files.real(aside), others.st_uid, others.st_gid)
+    return aside
+
+
+def _others(host: Host, file: TargetFile) -> os.stat_result | None:
+    """Return the status of a file that is not ours alone; None where it is, or is not there."""
+    try:
+        found = os.lstat(host.files.real(file.path))
+    except FileNotFoundError:
+        return None
+    return found if file.is_block and stat_bits.S_ISREG(found.st_mode) else None
+
+
+def _refusal(host: Host, argv: Sequence[str]) -> str:
+    """Return what a checker says against the configuration; empty where it accepts it, or there is none."""
+    if not argv:
+        return ""
+    done = host.run(argv, timeout_s=_CHECK_S)
+    if done.is_ok:
+        return ""
+    if done.is_timeout:
+        return f"nothing within {_CHECK_S} s"
+    said = " ".join(done.text().split())
+    return said[-_MAX_SAID:] or f"nothing, and ends with {done.exit_code}"
+
+
+def _wanted(host: Host, file: TargetFile) -> bytes:
+    if not file.is_block:
+        return file.text.encode("utf-8", "surrogateescape")
+    current = (_now(host, file.path) or b"").decode("utf-8", "surrogateescape")
+    return with_block(current, file.text).encode("utf-8", "surrogateescape")
+
+
+def _now(host: Host, path: str) -> bytes | None:
+    try:
+        return host.files.read(path, max_bytes=_MAX_BYTES)
+    except OSError:
+        return None
+
+
+def _mark(host: Host, path: str) -> list[int]:
+    try:
+        found = os.lstat(host.files.real(path))
+    except OSError:
+        return [0, 0]
+    return [found.st_ino, found.st_ctime_ns]

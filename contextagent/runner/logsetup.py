@@ -1,0 +1,200 @@
+"""Logging set up for the site: told to the daemons before anybody's scripts, and again after the user's.
+
+Nothing here waits for a daemon or a collector longer than a boot would bear: a log daemon that hangs, is absent or is
+being restarted costs seconds at most, and the site's scripts run whatever becomes of it (docs/reference/logging.md).
+"""
+
+from __future__ import annotations
+
+import time
+
+from contextagent.errors import ContextAgentError
+from contextagent.host import daemons
+from contextagent.model import Problem
+from contextagent.runner import logfiles
+from contextagent.runner.logdelivery import Delivery
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from contextagent.collectors import Target
+    from contextagent.host import Host
+    from contextagent.model import Step
+    from contextagent.runner.journal import Journal
+
+COMMAND_S = 10
+"""For a command that only asks for a restart; then it is killed, and the boot goes on."""
+COME_UP_S = 3.0
+"""For a daemon to be there after it was asked to restart."""
+POLL_S = 0.02
+
+
+class LogSetup:
+    """The log daemons of one phase.
+
+    Args:
+        host: The machine.
+        journal: Where everything is recorded.
+        known: `State.logging`, as the phase before left it.
+
+    Attributes:
+        known: The same, as this phase leaves it.
+        problems: What went wrong: the result is not `ok`.
+        warnings: What was noticed and mended.
+    """
+
+    def __init__(self, host: Host, journal: Journal, known: Mapping[str, Any]) -> None:
+        self._host = host
+        self._journal = journal
+        self._delivery: Delivery | None = None
+        mine = {name: dict(each) for name, each in known.get("daemons", {}).items()}
+        self.known: dict[str, Any] = {"targets": [], "delivered": "no", **known, "daemons": mine}
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def take(self, step: Step) -> None:
+        """Take one step of kind `reload`; whatever comes of it, the next one is taken."""
+        if step.argument in ("first", "again"):
+            tell = self._tell if step.argument == "first" else self._tell_again
+            for told in step.told:
+                try:
+                    tell(told, step)
+                except (OSError, ContextAgentError) as error:
+                    self._fail(told, error)
+            return
+        self._settle(step.told)
+        delivery = self._delivery = Delivery(self._host, self._journal, self.known, step.told)
+        if step.argument == "flush":
+            delivery.flush()
+        else:
+            delivery.find_out(is_network=step.phase != "pre-network")
+        self.problems += delivery.problems
+
+    def flush_rest(self) -> str:
+        """Return, once the trace has its last record, how far it got on its way; empty where nothing is to be said."""
+        return self._delivery.flush_rest() if self._delivery else ""
+
+    def _tell(self, told: Target, step: Step) -> None:
+        """Tell a daemon before anybody's scripts run."""
+        mine = self._mine(told)
+        if mine.get("refused") == step.sha512:
+            return  # it was said already
+        mine["wanted"] = step.sha512
+        mine["ran"] = bool(self._running(told))
+        if logfiles.is_in_place(self._host, told):
+            reason = f"{told.daemon}: as it was"
+        else:
+            self._install(told)
+            reason = f"{told.daemon}: written"
+        mine["sha512"], mine["marks"] = step.sha512, logfiles.marks_of(self._host, told)
+        if step.phase != "pre-network" and self._is_older(told):
+            self._command(told, told.take_up)
+            reason += ", taken up"
+        self._record(told, reason)
+
+    def _tell_again(self, told: Target, step: Step) -> None:
+        """Compare after the user's scripts, and put back what they took away, before the site's run."""
+        mine = self._mine(told)
+        if mine.get("sha512") != step.sha512:
+            return  # it was refused, or could not be written
+        self._wait_for(told, since_ns=mine.get("asked_ns", 0))
+        found = logfiles.differences(self._host, told, mine["marks"])
+        if mine["ran"] and not self._running(told):
+            found.append(f"'{told.process}' was stopped")
+        if not found:
+            return
+        reason = f"{', '.join(found)} while the user's scripts ran"
+        self.warnings.append(Problem(reason="logging-changed", message=f"{reason}, putting it back"))
+        self._record(told, f"{told.daemon}: {reason}")
+        self._install(told)
+        mine["marks"] = logfiles.marks_of(self._host, told)
+        if mine["ran"]:
+            self._command(told, told.bring_back or told.take_up)
+            if not self._wait_for(told, since_ns=mine["asked_ns"]):
+                message = f"cannot start '{told.process}' again: it is not there after {COME_UP_S:g} s"
+                self.problems.append(Problem(reason="logging-failed", message=f"{message}, going on without it"))
+
+    def _install(self, told: Target) -> None:
+        """Write a daemon's files.
+
+        Raises:
+            ContextAgentError: They are not taken, or can't be written.
+        """
+        mine = self._mine(told)
+        foreign = logfiles.install(self._host, told)
+        mine["written_ns"] = self._host.mono_ns()
+        if foreign:
+            message = (
+                f"'{told.daemon}' does not accept the image's own configuration: {foreign}, adding ours all the same"
+            )
+            self.warnings.append(Problem(reason="logging-image", message=message))
+
+    def _settle(self, every: Sequence[Target]) -> None:
+        """See that each daemon that was asked to restart is there again; else it gets its own configuration back."""
+        for told in every:
+            mine = self._mine(told)
+            if self._wait_for(told, since_ns=mine.get("asked_ns", 0)):
+                continue
+            if self._running(told):
+                message = f"'{told.process}' was not restarted within {COME_UP_S:g} s, what it is told waits for that"
+                self.warnings.append(Problem(reason="logging-command", message=message))
+                continue
+            logfiles.take_back(self._host, told, logfiles.without_ours(self._host, told))
+            self._command(told, told.bring_back or told.take_up)
+            message = f"cannot set up '{told.daemon}': it does not come up with what it is told"
+            self._fail(told, logfiles.RefusedFilesError(message))
+
+    def _fail(self, told: Target, error: OSError | ContextAgentError) -> None:
+        """Say that a daemon is not told."""
+        mine = self._mine(told)
+        reason = error.reason if isinstance(error, ContextAgentError) else "logging-failed"
+        if reason == logfiles.RefusedFilesError.reason:
+            mine["refused"] = mine["wanted"]
+        mine.pop("sha512", None)
+        self._record(told, str(error))
+        self.problems.append(Problem(reason=reason, message=f"{error}, going on without its logs"))
+
+    def _is_older(self, told: Target) -> bool:
+        """Return whether the daemon runs since before its files were last written."""
+        found = self._running(told)
+        written_ns = self._mine(told).get("written_ns") or logfiles.changed_ns(self._host, told)
+        return bool(found) and all(each.start_ns < written_ns for each in found)
+
+    def _command(self, told: Target, argv: Sequence[str]) -> None:
+        """Run a command that makes a daemon take its files up; it is not waited for longer than it takes to ask."""
+        self._mine(told)["asked_ns"] = self._host.mono_ns()
+        if not argv or self._host.is_caller:
+            return
+        done = self._host.run(argv, timeout_s=COMMAND_S)
+        if not done.is_ok:
+            said = " ".join(done.text().split())[-200:] or (
+                "it took too long" if done.is_timeout else "it says nothing"
+            )
+            message = f"cannot run '{' '.join(argv)}': {said}, going on"
+            self.warnings.append(Problem(reason="logging-command", message=message))
+
+    def _wait_for(self, told: Target, *, since_ns: int) -> bool:
+        """Return whether the daemon runs and began after a moment, waiting at most until `COME_UP_S` after that."""
+        if not since_ns or self._host.is_caller:
+            return True
+        end_ns = since_ns + int(COME_UP_S * 1e9)
+        grain_ns = 10**7  # of /proc: a daemon looks up to this much older than it is
+        while not any(each.start_ns + grain_ns >= since_ns for each in self._running(told)):
+            if self._host.mono_ns() >= end_ns:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def _running(self, told: Target) -> tuple[daemons.Running, ...]:
+        return () if self._host.is_caller else daemons.running(told.process)
+
+    def _mine(self, told: Target) -> dict[str, Any]:
+        """Return what is known of one daemon, to be changed in place."""
+        mine: dict[str, Any] = self.known["daemons"].setdefault(told.daemon, {})
+        return mine
+
+    def _record(self, told: Target, reason: str) -> None:
+        delivered = "configured" if self._mine(told).get("sha512") and told.sends else "no"
+        self._journal.record("logging", targets=list(told.sends), delivered=delivered, reason=reason)
