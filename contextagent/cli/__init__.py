@@ -122,6 +122,12 @@ def _dispatch(argv: list[str]) -> int:
     """Run the boot's own words at once; everything else goes by the parser, which costs as much as a boot."""
     boot = _boot_words(argv)
     if boot is not None:
+        if "--resume" in boot[1]:
+            from contextagent.cli.line import tell_complete  # noqa: PLC0415  # the boot's second call of each phase
+
+            code = tell_complete(*boot)
+            if code is not None:
+                return code
         from contextagent.cli.boot import run_boot  # noqa: PLC0415  # one module a verb
 
         return run_boot(*boot)

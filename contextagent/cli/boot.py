@@ -6,6 +6,7 @@ import sys
 
 from contextagent import agent
 from contextagent.cli import FLAGS, check_root, drop_output
+from contextagent.cli.line import is_beyond, off_switch, one_line
 from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.host import Host
 from contextagent.model import PHASES
@@ -25,8 +26,6 @@ _RUN_EXAMPLES = """examples:
   contextagent run pre-network                    what the first unit does at boot
   contextagent run --disk context.iso --root /tmp/trial
   contextagent run post-network --resume          after the agent was killed"""
-OFF_FILE = "/etc/contextagent/disabled"
-OFF_WORD = "contextagent=off"
 _PLAN_EXAMPLES = """examples:
   contextagent plan --disk my-context/
   contextagent plan post-network --format json"""
@@ -40,7 +39,7 @@ def run_boot(phase: Phase | None, given: Mapping[str, str | bool]) -> int:
     """
     disk, policy, metadata = (_text(given, name) for name in ("--disk", "--policy", "--metadata"))
     host = _host(_text(given, "--root"))
-    if switch := _off_switch(host):
+    if switch := off_switch(host):
         sys.stdout.write(f"contextagent: switched off by {switch}\n")
         return 0
     request = agent.Request(
@@ -78,22 +77,10 @@ def _host(root: str | None) -> Host:
     if root is not None:
         check_root(root, is_made=True)
     host = Host(root or "/")
-    if _is_beyond(host):
+    if is_beyond(host):
         message = "cannot run 'run': only root may contextualise this machine"
         raise RefusedError(message, hint="for a trial below a folder of your own: contextagent run --root DIR")
     return host
-
-
-def _off_switch(host: Host) -> str:
-    """Return what keeps the agent from running on this machine; empty where nothing does."""
-    if host.files.exists(OFF_FILE):
-        return f"'{OFF_FILE}'"
-    return f"the kernel word '{OFF_WORD}'" if OFF_WORD in host.kernel_words() else ""
-
-
-def _is_beyond(host: Host) -> bool:
-    """Whether this is the machine itself, and the caller not its root."""
-    return not host.is_caller and host.caller()[0] != 0
 
 
 def _watched() -> Callable[[str], object] | None:
@@ -120,9 +107,7 @@ def _summarise(state: State, result: str) -> None:
         from contextagent.cli.text import printable  # noqa: PLC0415  # a boot that goes well has nothing to say
 
         sys.stderr.write("".join(f"contextagent: {printable(line)}\n" for line in said))
-    ran = [report for report in state.reports if report["duration_s"] is not None]
-    counts = ", ".join(f"{sum(each['owner'] == owner for each in ran)} {owner}" for owner in ("user", "site"))
-    sys.stdout.write(f"contextagent: {result} ({counts} scripts, instance {state.instance_id})\n")
+    sys.stdout.write(one_line(result, state.reports, state.instance_id))
 
 
 def complaints(state: State, *, is_all: bool = False) -> list[str]:
@@ -178,7 +163,7 @@ def run_plan(options: argparse.Namespace, shell: Shell) -> int:
         ContextAgentError: As `agent.plan` says.
         RefusedError: The plan is one that only root can know.
     """
-    if options.disk is None and _is_beyond(shell.host):
+    if options.disk is None and is_beyond(shell.host):
         message = "cannot plan 'this machine': only root may read its disks, and what is remembered of its boots"
         raise RefusedError(message, hint="for a disk of your own: contextagent plan --disk PATH")
     request = agent.Request(

@@ -40,21 +40,29 @@ def boot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         path.write_text("#!/bin/sh\nexit 0\n")
     empty = modules([*AGENT[:-1], "-c", "pass"])
     words = ("--root", str(machine.root), "--disk", str(disk))
-    return {phase: modules([*AGENT, *words, "run", phase]) - empty for phase in ("pre-network", "post-network")}
+    found = {phase: modules([*AGENT, *words, "run", phase]) - empty for phase in ("pre-network", "post-network")}
+    return found | {"again": modules([*AGENT, *words, "run", "post-network", "--resume"]) - empty}
 
 
 def test_a_boot_imports_nothing_beyond_its_budget(boot: dict[str, set[str]]) -> None:
     allowed = set(BUDGET.read_text().split())
-    assert boot["pre-network"] | boot["post-network"] <= allowed
+    assert boot["pre-network"] | boot["post-network"] | boot["again"] <= allowed
 
 
 def test_the_budget_names_no_module_of_ours_that_a_boot_does_without(boot: dict[str, set[str]]) -> None:
     ours = {name for name in BUDGET.read_text().split() if name.startswith("contextagent")}
-    assert ours <= boot["pre-network"] | boot["post-network"]
+    assert ours <= boot["pre-network"] | boot["post-network"] | boot["again"]
 
 
 def test_the_second_phase_does_not_look_for_the_context_again(boot: dict[str, set[str]]) -> None:
     assert not {name for name in boot["post-network"] if name.startswith("contextagent.sources.layouts.")}
+
+
+def test_a_phase_that_is_complete_is_told_of_without_what_a_run_loads(boot: dict[str, set[str]]) -> None:
+    ours = {name for name in boot["again"] if name.startswith("contextagent.")}
+    rooms = {name.split(".")[1] for name in ours}
+    assert rooms == {"cli", "errors", "host", "jsontext", "model", "runner", "trace"}
+    assert {name for name in ours if name.startswith("contextagent.runner.")} == {"contextagent.runner.status"}
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
