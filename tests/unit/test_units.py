@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNITS = {path.name: path for path in sorted((REPOSITORY / "init/systemd").glob("*.service"))}
 PRE, POST = "contextagent-pre-network.service", "contextagent.service"
+LOGS = {"rsyslog.service", "syslog.service", "syslog-ng.service", "auditd.service"}
 RUNS = {PRE: "pre-network", POST: "post-network"}
 
 # What of these sections EL7's systemd reads; it passes over everything else without a word that anybody would see
@@ -87,7 +88,7 @@ def test_the_first_phase_waits_for_disks_alone_and_for_no_drive_that_may_not_be_
 
 def test_the_second_phase_waits_for_the_network_and_for_the_first(post: Unit) -> None:
     assert words(post, "Unit", "Wants") == {"network-online.target", "remote-fs.target"}
-    assert words(post, "Unit", "After") == {"network-online.target", "remote-fs.target", PRE}
+    assert words(post, "Unit", "After") - LOGS == {"network-online.target", "remote-fs.target", PRE}
     assert "DefaultDependencies" not in post["Unit"], "they stop it before the network and the disks go"
 
 
@@ -99,6 +100,11 @@ def test_a_killed_agent_is_called_once_more_without_a_restart_that_old_systemds_
     assert f"/usr/bin/contextagent run {phase} " in first
     assert second == f"/usr/bin/contextagent run {phase} --resume"
     assert "Restart" not in service
+
+
+def test_the_stop_phase_comes_before_the_end_of_whoever_forwards_its_trace(post: Unit) -> None:
+    assert words(post, "Unit", "After") >= LOGS, "what starts after them is stopped before them"
+    assert not words(post, "Unit", "Wants") & LOGS
 
 
 def test_the_stop_phase_is_that_of_the_second_unit(pre: Unit, post: Unit) -> None:
