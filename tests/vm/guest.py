@@ -179,7 +179,7 @@ class Guest:
             source.write_text(text)
             folders = path.strip("/").split("/")[:-1]
             commands += [f"mkdir /{'/'.join(folders[: depth + 1])}" for depth in range(len(folders))]
-            commands += [f"rm {path}", f"write {source} {path}", f"sif {path} mode {0o100000 | mode:#o}"]
+            commands += [f"rm {path}", f"write {source} {path}", f"sif {path} mode 0{0o100000 | mode:o}"]
             commands += [f"sif {path} uid 0", f"sif {path} gid 0"]
         run("debugfs", "-w", "-f", "-", self.disk, stdin="\n".join(commands) + "\n")
 
