@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from contextagent.collectors import Endpoint
 
-MAX_ENDS = 16
+MAX_ENDS = 8
 """Tried at once; a site that names more has those tried that come first."""
 _MAX_ANSWER_BYTES = 512
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9

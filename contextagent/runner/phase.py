@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
     from contextagent.runner.logsetup import LogSetup
+    from contextagent.runner.outputs import Outputs
     from contextagent.runner.surroundings import Surroundings
 
 VETO_EXIT = 100
@@ -71,6 +72,7 @@ class PhaseRun:
         self.warnings: list[Problem] = []
         self.logging = logging or {}
         self.logs: LogSetup | None = None
+        self._outputs: Outputs | None = None
         self.once: dict[str, tuple[str, str]] = {}
 
     def run(self, plan: Plan) -> None:
@@ -89,6 +91,8 @@ class PhaseRun:
             else:
                 self._run_script(step, deadline_ns)
                 self._tell(self.reports)
+        if self._outputs:
+            self._outputs.close()
         if self.logs:
             self.logging = self.logs.known
             self.problems += self.logs.problems
@@ -173,8 +177,20 @@ class PhaseRun:
         if ending.reason == "oom":
             self._oom_kills = self._host.oom_kills()
         self._report_ending(step, ending)
+        if ending.out_bytes and step.owner in self._around.in_syslog:
+            self._copy_output(step)
         if step.frequency == "once" and ending.has_run:
             self.once[step.id] = (step.sha512, "done")
+
+    def _copy_output(self, step: Step) -> None:
+        """Send the end of a script's output to syslog, where there is one."""
+        if not self._host.files.exists("/dev/log"):
+            return
+        if self._outputs is None:
+            from contextagent.runner.outputs import Outputs  # noqa: PLC0415  # most boots have nothing to send
+
+            self._outputs = Outputs(self._host, self._around.environment.values())
+        self._outputs.copy(step.id, self._output(step))
 
     def _is_changed(self, step: Step, job: Job) -> bool:
         """Whether a script is not what was staged: whoever runs with root's rights, or the caller's, could reach it."""
