@@ -27,7 +27,7 @@ VERBS = {
     "analyze": ("report", "show where the time of this boot went"),
     "query": ("ask", "print one fact or setting, with where it comes from"),
     "trace": ("trail", "show or verify the trace"),
-    "receipt": ("trail", "print the receipt of a boot"),
+    "receipt": ("receipt", "print the receipt of a boot"),
     "lint": ("kit", "check a context, user data or policy: every problem at once"),
     "pack": ("kit", "make a context disk or bundle from a folder"),
     "simulate": ("trial", "a whole boot on a throw-away view of this machine"),

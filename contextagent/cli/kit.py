@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
-from contextagent.cli.text import add_format, printable
+from contextagent.cli.text import Progress, add_format, printable
 from contextagent.errors import InvalidInputError, UsageError
 
 TYPE_CHECKING = False
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from contextagent.cli.text import Shell
     from contextagent.kit.pack import Packed
 
-PATIENCE_NS = 2_000_000_000
-"""A command that is done within this time shows no progress."""
 _SIGNING = ("sign", "cert", "expires", "role", "version", "site", "image")
 
 
@@ -51,7 +48,7 @@ def run_pack(options: argparse.Namespace, shell: Shell) -> int:
         raise UsageError(message)
     said = os.environ.get("SOURCE_DATE_EPOCH", "")
     epoch_s = source_date_epoch(said) if said else None
-    progress = _Progress(shell)
+    progress = Progress(shell, "packing", is_for_logs=True)
     try:
         packed = pack(options.folder, options.output, label=options.label, epoch_s=epoch_s, progress=progress.show)
     finally:
@@ -105,27 +102,3 @@ def run_lint(options: argparse.Namespace, shell: Shell) -> int:
     )
     shell.emit([finding.as_dict() for finding in findings], text)
     return InvalidInputError.exit_code if any(finding.level == "error" for finding in findings) else 0
-
-
-class _Progress:
-    """One line on stderr, kept up to date on a terminal, once the work takes longer than a person's patience."""
-
-    def __init__(self, shell: Shell) -> None:
-        self._now_ns = shell.host.mono_ns
-        self._next_ns = self._now_ns() + PATIENCE_NS
-        self._is_shown = False
-
-    def show(self, done: int, total: int) -> None:
-        """Show how far the work is, at most once a second; away from a terminal once in all."""
-        if self._now_ns() < self._next_ns or (self._is_shown and not sys.stderr.isatty()):
-            return
-        self._next_ns = self._now_ns() + 1_000_000_000
-        self._is_shown = True
-        line = f"contextagent: packing, {done >> 20} of {total >> 20} MiB"
-        sys.stderr.write(f"\r{line}" if sys.stderr.isatty() else f"{line}\n")
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """End the line."""
-        if self._is_shown and sys.stderr.isatty():
-            sys.stderr.write("\n")

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from contextagent.model import Problem
 
 
+NOTHING: tuple[object, ...] = (None, "", [], {})
+"""Values that are left out where facts are told as text."""
+_DIGEST_LENGTHS = (64, 128)
+PATIENCE_NS = 2_000_000_000
+"""A command that is done within this time shows no progress."""
+
+
 class Shell:
     """One call of the program: the machine it acts on, and how it speaks.
 
@@ -47,6 +54,13 @@ def printable(text: str) -> str:
     )
 
 
+def brief(value: object) -> str:
+    """Return a fact as text: a digest by its beginning, what is no text as JSON."""
+    text = value if isinstance(value, str) else jsontext.dumps(value)
+    is_digest = len(text) in _DIGEST_LENGTHS and not text.strip("0123456789abcdef")
+    return text[:16] if is_digest else text
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows as aligned columns under their headings, one line each."""
     lines = [list(headings), *([printable(str(cell)) for cell in row] for row in rows)]
@@ -67,3 +81,36 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         default=SUPPRESS,  # an action's own default would undo what stands before its word
         help="how facts are printed (default: text)",
     )
+
+
+class Progress:
+    """One line on stderr, kept up to date on a terminal, once the work takes longer than a person's patience.
+
+    Args:
+        shell: Whose clock it is.
+        doing: What is being done: `packing`.
+        is_for_logs: Whether the line is printed, once, where there is no terminal.
+    """
+
+    def __init__(self, shell: Shell, doing: str, *, is_for_logs: bool = False) -> None:
+        self._now_ns = shell.host.mono_ns
+        self._doing = doing
+        self._is_terminal = sys.stderr.isatty()
+        self._next_ns: float = self._now_ns() + PATIENCE_NS if self._is_terminal or is_for_logs else float("inf")
+        self._is_shown = False
+
+    def show(self, done: int, total: int) -> None:
+        """Show how far the work is, in bytes, at most once a second; `total` 0 is unknown."""
+        if self._now_ns() < self._next_ns:
+            return
+        self._next_ns = self._now_ns() + 1_000_000_000 if self._is_terminal else float("inf")
+        self._is_shown = True
+        of_all = f" of {total >> 20}" if total else ""
+        line = f"contextagent: {self._doing}, {done >> 20}{of_all} MiB"
+        sys.stderr.write(f"\r{line}" if self._is_terminal else f"{line}\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """End the line."""
+        if self._is_shown and self._is_terminal:
+            sys.stderr.write("\n")

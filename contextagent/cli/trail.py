@@ -1,40 +1,30 @@
-"""What happened, for people and for collectors: `trace show`, `trace verify`, `receipt`."""
+"""What happened, for people and for collectors: `trace show`, `trace verify`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-import time
 from datetime import UTC, datetime
 
 from contextagent import jsontext
+from contextagent.cli import verdicts
 from contextagent.cli.parser import add_global
-from contextagent.cli.text import add_format, printable, table
-from contextagent.errors import RefusedError, UnknownError, UsageError
-from contextagent.runner.journal import LOGS, read_records, receipt_path
-from contextagent.trace.receipt import make_receipt
+from contextagent.cli.streams import chunks, follow, sources
+from contextagent.cli.text import NOTHING, add_format, brief, printable
+from contextagent.errors import UsageError
 from contextagent.trace.records import RECORDS, decode, rfc3339
 from contextagent.trace.syslog import lines_of, record_bytes
-from contextagent.trace.verify import Verifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from contextagent.cli.text import Shell
-    from contextagent.host import Host
-    from contextagent.trace.verify import Report
 
-_CHUNK_BYTES = 1 << 20
-_POLL_S = 0.2
-_MAX_RECEIPT_BYTES = 64 << 20
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _AGE = re.compile(r"(\d{1,9})([smhd])")
-_NOTHING: tuple[object, ...] = (None, "", [], {})
-_SCRIPT_COLUMNS = ("id", "sha512", "profile", "uid", "reason", "exit", "duration_s")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ROW = "{utc:24} {inst:36} {boot:8} {seq:>5} {ev:11} {what}"
 _SHOW_EXAMPLES = """examples:
@@ -42,15 +32,17 @@ _SHOW_EXAMPLES = """examples:
   contextagent trace show --sha512 2c26b46b /var/log/remote/*.log    which machines ran this
   contextagent trace show --since 24h --owner user --format json
 
-Without FILE: this machine's own traces. A FILE holds records as they are, or behind a syslog header; - is stdin."""
+Without FILE: this machine's own traces. A FILE holds records as they are, or behind a syslog header; it may be packed
+by gzip, bzip2 or xz; a folder stands for all files in it and below; - is stdin."""
 _VERIFY_EXAMPLES = """examples:
   contextagent trace verify
   contextagent trace verify --anchor HASH /var/log/remote/*.log
-  zcat messages-*.gz | contextagent trace verify -
+  contextagent trace verify /var/log/remote/ messages-*.gz
 
 Per boot: intact (the end is vouched for by a shutdown, an anchor or the next boot), open (the chain is good; the
 machine died, or the tail was cut), broken. Exit code: 0 all intact, 2 some open, 1 any broken or an anchor that no
-record has, 3 no record at all. With an anchor given, only that vouches for a boot's end."""
+record has, 3 no record at all. With an anchor given, only that vouches for a boot's end. Of more than 20 boots, only
+those that are not intact are listed."""
 
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
@@ -121,95 +113,18 @@ def run_trace(options: argparse.Namespace, shell: Shell) -> int:
         UsageError: A FILE can't be read, or `--since` is no time.
         UnknownError: No FILE was given, and this machine has no trace.
     """
-    return _verify(options, shell) if options.action == "verify" else _show(options, shell)
-
-
-def _sources(files: Sequence[str], host: Host) -> list[str]:
-    """Return the files to read: those named, or the machine's own, oldest first.
-
-    Raises:
-        UnknownError: There is none.
-        RefusedError: The caller may not read the machine's own.
-    """
-    if files:
-        return list(files)
-    names = [name for name in _log_names(host) if name.startswith("trace-") and name.endswith(".jsonl")]
-    own = [host.files.real(f"{LOGS}/{name}") for name in names]
-    if not own:
-        message = f"cannot read '{LOGS}': there is no trace"
-        raise UnknownError(message, hint="the agent writes one at boot; a collector's file can be named")
-    return sorted(own, key=os.path.getmtime)
-
-
-def _log_names(host: Host) -> list[str]:
-    """Return the names of the agent's logs; none where it has not run.
-
-    Raises:
-        RefusedError: The caller may not read them.
-    """
-    try:
-        return [entry.name for entry in host.files.folder(LOGS) if entry.kind == "file"]
-    except PermissionError as error:
-        message = f"cannot read '{LOGS}': {error.strerror}"
-        raise RefusedError(message, hint="what ran on a machine is for root to read") from error
-
-
-def _open(path: str) -> int:
-    """Return a descriptor of a file to read.
-
-    Raises:
-        UsageError: It can't be opened.
-    """
-    if path == "-":
-        return sys.stdin.fileno()
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        message = f"cannot read '{path}': {error.strerror}"
-        raise UsageError(message) from error
-
-
-def _chunks(path: str) -> Iterator[bytes]:
-    """Yield a file's bytes.
-
-    Raises:
-        UsageError: It can't be read.
-    """
-    fd = _open(path)
-    try:
-        while data := _read(fd, path):
-            yield data
-    finally:
-        os.close(fd)
-
-
-def _read(fd: int, path: str) -> bytes:
-    try:
-        return os.read(fd, _CHUNK_BYTES)
-    except OSError as error:
-        message = f"cannot read '{path}': {error.strerror}"
-        raise UsageError(message) from error
-
-
-def _followed(paths: Sequence[str]) -> Iterator[bytes]:
-    """Yield the lines of files that grow, for as long as somebody listens."""
-    rests = [(path, _open(path), bytearray()) for path in paths]
-    while True:
-        for path, fd, rest in rests:
-            while data := _read(fd, path):
-                rest.extend(data)
-                *lines, last = bytes(rest).split(b"\n")
-                rest[:] = last
-                yield from lines
-        sys.stdout.flush()
-        time.sleep(_POLL_S)
+    return (
+        verdicts.verify(options.files, options.anchor, shell) if options.action == "verify" else _show(options, shell)
+    )
 
 
 def _show(options: argparse.Namespace, shell: Shell) -> int:
-    paths = _sources(options.files, shell.host)
+    paths = sources(options.files, shell.host)
     since = _since(options.since, shell.host.utc_ns())
-    lines = _followed(paths) if options.follow else (line for path in paths for line in lines_of(_chunks(path)))
-    records = (decode(data) for data in map(record_bytes, lines) if data)
+    lines = follow(options.files or paths) if options.follow else _lines(paths)
+    needles = _needles(options)
+    promising = (line for line in lines if all(needle in line for needle in needles))
+    records = (decode(data) for data in map(record_bytes, promising) if data)
     chosen = (record for record in records if record and _fits(record, options, since))
     if not shell.is_json:
         _print_rows(chosen)
@@ -219,6 +134,17 @@ def _show(options: argparse.Namespace, shell: Shell) -> int:
     else:
         _print_list(chosen)
     return 0
+
+
+def _lines(paths: list[str]) -> Iterator[bytes]:
+    return (line for path in paths for line in lines_of(chunks(path)))
+
+
+def _needles(options: argparse.Namespace) -> list[bytes]:
+    """Return what stands in the line of every record that is wanted: the others are not parsed."""
+    words = [options.sha512, options.event and f'"ev":"{options.event}"']
+    words += [options.instance and f'"inst":{jsontext.dumps(options.instance)}']
+    return [word.encode() for word in words if word]
 
 
 def _since(text: str | None, now_ns: int) -> str:
@@ -277,12 +203,7 @@ def _what(record: Mapping[str, Any]) -> str:
         case _:
             keys = list(record)
             own = {key: record[key] for key in keys[keys.index("ev") + 1 :]}
-            return " ".join(f"{key}={_brief(value)}" for key, value in own.items() if value not in _NOTHING)
-
-
-def _brief(value: object) -> str:
-    text = value if isinstance(value, str) else jsontext.dumps(value)
-    return text[:16] if re.fullmatch("[0-9a-f]{64,128}", text) else text
+            return " ".join(f"{key}={brief(value)}" for key, value in own.items() if value not in NOTHING)
 
 
 def _print_list(records: Iterator[dict[str, Any]]) -> None:
@@ -292,101 +213,3 @@ def _print_list(records: Iterator[dict[str, Any]]) -> None:
         sys.stdout.write(f"{separator}\n{jsontext.dumps(record)}")
         separator = ","
     sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
-
-
-def _verify(options: argparse.Namespace, shell: Shell) -> int:
-    verifier = Verifier(options.anchor)
-    for path in _sources(options.files, shell.host):
-        verifier.feed(_chunks(path))
-    report = verifier.report()
-    shell.emit(_plain(report), "\n".join(_report_lines(report)))
-    return report.exit_code
-
-
-def _plain(report: Report) -> dict[str, object]:
-    return {
-        "boots": [{**boot.as_dict(), "fault": boot.fault and boot.fault.as_dict()} for boot in report.boots],
-        "foreign": report.foreign,
-        "damaged": report.damaged,
-        "missing_anchors": list(report.missing_anchors),
-    }
-
-
-def _report_lines(report: Report) -> Iterator[str]:
-    if report.boots:
-        rows = [
-            (boot.boot, boot.inst or "-", boot.verdict, boot.records, boot.duplicates, boot.because)
-            for boot in report.boots
-        ]
-        yield table(("BOOT", "INSTANCE", "VERDICT", "RECORDS", "AGAIN", "BECAUSE"), rows)
-    else:
-        yield "no record at all"
-    for boot in report.boots:
-        if boot.fault:
-            yield f"{printable(boot.boot)}: record {boot.fault.seq}: expected {boot.fault.expected or 'one record'}"
-            yield f"{printable(boot.boot)}: record {boot.fault.seq}: found {boot.fault.found or 'none'}"
-    yield from (f"no record has the anchor {anchor}" for anchor in report.missing_anchors)
-    for count, what in ((report.foreign, "no trace records"), (report.damaged, "damaged")):
-        if count:
-            yield f"{count} lines are {what}"
-
-
-def add_receipt(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `receipt`."""
-    parser.epilog = "example:\n  contextagent receipt --format json"
-    parser.add_argument("--boot", metavar="ID", help="boot to tell of (default: this one)")
-    add_format(parser)
-
-
-def run_receipt(options: argparse.Namespace, shell: Shell) -> int:
-    """Print a boot's receipt up to now: what was written of it, and what the trace says since.
-
-    Raises:
-        UnknownError: Nothing is known of that boot.
-        RefusedError: The caller may not read the trace.
-    """
-    _log_names(shell.host)
-    boot_id = options.boot or shell.host.boot_id()
-    receipt = make_receipt(read_records(shell.host, boot_id), _written(shell.host, boot_id))
-    if receipt["last"] is None:
-        message = f"cannot find the receipt of boot '{boot_id}': it has no trace here"
-        raise UnknownError(message, hint="contextagent trace show")
-    shell.emit(receipt, "\n".join(_receipt_lines(receipt)))
-    return 0
-
-
-def _written(host: Host, boot_id: str) -> dict[str, Any]:
-    """Return what the receipt that the agent wrote knows beyond the trace; nothing where it can't be read."""
-    try:
-        found = jsontext.loads(host.files.read(receipt_path(boot_id), max_bytes=_MAX_RECEIPT_BYTES))
-        return {"trust": found["trust"], "scripts": {script["id"]: script for script in found["scripts"]}}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in receipt.items():
-        if key == "scripts" and value:
-            yield "scripts:"
-            rows = [[_script_cell(script, column) for column in _SCRIPT_COLUMNS] for script in value]
-            yield from (
-                f"  {line}" for line in table([column.upper() for column in _SCRIPT_COLUMNS], rows).splitlines()
-            )
-        elif key in ("first", "last") and value:
-            yield f"{key}: record {value['seq']}, hash {printable(str(value['hash']))}"  # whole: it serves as an anchor
-        elif isinstance(value, list) and value:
-            yield f"{key}:"
-            yield from (f"  {_line(item)}" for item in value)
-        elif value not in _NOTHING:
-            yield f"{key}: {_line(value)}"
-
-
-def _script_cell(script: Mapping[str, Any], column: str) -> str:
-    value = script.get(column)
-    return "-" if value in _NOTHING else _brief(value)
-
-
-def _line(value: object) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={printable(_brief(item))}" for key, item in value.items() if item not in _NOTHING)
-    return printable(_brief(value))

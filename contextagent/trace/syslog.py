@@ -13,21 +13,37 @@ MAX_LINE_BYTES = 1 << 16
 
 RECORD_START = b'{"v":1,"seq":'
 _HEADER = re.compile(
-    rb"(?:\d+ )?(?:<\d{1,3}>)?(?:1 )?"  # frame length, priority, version of RFC 5424
-    rb"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d) "
+    rb"""(?:
+        (?:\d{1,6}\ )?(?:<\d{1,3}>)?(?:1\ )?                                    # length of a frame, priority, RFC 5424
+        (?:
+            \d{4}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d\S*                               # RFC 3339, and as people write it
+            |(?:\d{4}\ )?[A-Z][a-z]{2}\ [\ \d]\d(?:\ \d{4})?\ \d\d:\d\d:\d\d\S* # RFC 3164, with a year or parts of one
+            |\d{10}\.\d+                                                        # seconds since 1970
+        )
+        (?:\ +[^\ {"\[]+(?:\[\d*\]:?)?){0,4}                                    # host, tag[pid]:, and what else
+        (?:\ +(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)\ ?)?           # structured data
+        [ ]
+        |MESSAGE=                                                               # journalctl -o export
+    )""",
+    re.VERBOSE | re.DOTALL,
 )
+"""Headers of RFC 3164, RFC 5424, rsyslog's and syslog-ng's file formats and `journalctl`.
+
+Between header and record stands one blank, behind RFC 5424's structured data sometimes a second one, and nothing else:
+`message repeated 2 times: [ …]` is no record, and what was put before one changes its line.
+"""
 
 
 def record_bytes(line: bytes) -> bytes | None:
     """Return a line's record, as the bytes that the chain is made of; None for a foreign line.
 
-    A line that is not a record from its first byte needs a whole syslog header (RFC 3164, RFC 5424, rsyslog's file
-    formats) before it: anything else there is a changed line.
+    A line that is not a record from its first byte needs a whole syslog header before it: anything else there is a
+    changed line.
     """
     if line.startswith(b"{"):
         return line
     start = line.find(RECORD_START)
-    return line[start:] if start > 0 and _HEADER.match(line, 0, start) else None
+    return line[start:] if start > 0 and _HEADER.fullmatch(line, 0, start) else None
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contextagent.trace.boots import MAX_SPANS, WINDOW
 from contextagent.trace.chain import GENESIS, line_hash
 from contextagent.trace.syslog import lines_of
-from contextagent.trace.verify import MAX_SPANS, WINDOW
 from tests.traces import BOOT, RSYSLOG, trace, verified
 
 OTHER = "5a1f0c9e-0000-4000-8000-000000000002"
@@ -22,7 +22,23 @@ HEADERS = [
     b'<13>1 2026-11-21T04:43:40.1Z node17 contextagent 12 - [x@1 a="{"] ',
     b"<13>Nov 21 04:43:40 node17 contextagent: ",
     b"152 <13>1 2026-11-21T04:43:40+01:00 node17 contextagent - - - ",
+    b'<13>1 2026-11-21T04:43:40.1Z node17 contextagent 12 - [x@1 a="\\"] {"][y@2 b="c"] ',
+    b"<13>1 2026-11-21T04:43:40.1Z node17 contextagent-trace - - -  ",
+    b"Nov 21 2026 04:43:40 node17 contextagent: ",
+    b"2026 Nov 21 04:43:40.123 node17 contextagent: ",
+    b"2026-11-21 04:43:40.123 2001:db8::17 contextagent-trace ",
+    b"2026-11-21T04:43:40Z node17 local6.info contextagent: ",
+    b"1795236220.123456 node17 contextagent[1]: ",
+    b"MESSAGE=",
 ]
+NO_HEADERS = [
+    *(b"X", b" ", b"x Nov 21 04:43:40 ", b"{", b"<13>", RSYSLOG + b"}", RSYSLOG + b" ", RSYSLOG[:-1], RSYSLOG + b"[ "),
+    b"Nov 21 04:43:40 node17 contextagent: message repeated 2 times: [ ",
+    b"Nov 21 04:43:40 node17 contextagent: message repeated 2 times: [",
+]
+
+BOOTS = [f"5a1f0c9e-0000-4000-8000-{number:012}" for number in range(4)]
+SENT = [trace(number, boot=boot, ends=("shutdown", "anchor")) for number, boot in enumerate(BOOTS)]
 
 
 def reseal(line: bytes, **changes: object) -> bytes:
@@ -196,6 +212,27 @@ def test_blocks_sent_again_are_counted_apart(blocks: list[tuple[int, int]]) -> N
     assert report.boots[0].records == len(lines)
 
 
+@given(st.data())
+def test_however_boots_interleave_and_are_sent_again_from_an_earlier_record_all_are_intact(data: st.DataObject) -> None:
+    queues = [list(SENT[number]) for number in range(data.draw(st.integers(1, len(SENT))))]
+    numbers = st.integers(0, len(queues) - 1)
+    sent, at = [], [0] * len(queues)
+    for number in data.draw(st.lists(numbers, max_size=80)):
+        is_over = at[number] == len(queues[number])
+        if is_over or data.draw(st.integers(0, 7)) == 0:  # the forwarder was killed, and sends again what it had sent
+            at[number] -= data.draw(st.integers(int(is_over), at[number]))
+        sent.append((number, at[number]))
+        at[number] += 1
+    for number, queue in enumerate(queues):
+        sent += [(number, place) for place in range(at[number], len(queue))]
+    lines = [data.draw(st.sampled_from(HEADERS)) + queues[number][place] for number, place in sent]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(lines)), max_size=3)))
+    files = [lines[left:right] for left, right in zip([0, *cuts], [*cuts, len(lines)], strict=True)]
+    report = verified(*data.draw(st.permutations(files)))
+    assert {boot.boot: boot.verdict for boot in report.boots} == dict.fromkeys(BOOTS[: len(queues)], "intact")
+    assert sum(boot.duplicates for boot in report.boots) == len(sent) - sum(map(len, queues))
+
+
 def test_a_whole_trace_longer_than_what_is_remembered_may_come_twice() -> None:
     lines = trace(WINDOW, ends=("shutdown",))
     report = verified(lines, lines)
@@ -257,7 +294,7 @@ def test_lines_that_only_look_like_records_are_counted_as_damaged() -> None:
     assert (report.damaged, report.foreign, report.exit_code) == (2, 2, 3)
 
 
-@pytest.mark.parametrize("prefix", [b"X", b" ", b"x Nov 21 04:43:40 ", b"{"])
+@pytest.mark.parametrize("prefix", NO_HEADERS)
 def test_what_is_no_syslog_header_is_a_change_of_the_line(prefix: bytes) -> None:
     lines = trace(ends=("shutdown",))
     assert verdict([*lines[:3], prefix + lines[3], *lines[4:]]) == "broken"
