@@ -1,5 +1,6 @@
 #!/bin/bash
-# build.sh [OUT]: build the packages of both flavours into OUT (dist/), and print their paths.
+# build.sh [OUT]: build the packages of both flavours into OUT (dist/), and print their paths.  NUMBER, where it is set,
+# is their version instead of the tree's.
 #
 # el5: gzip and MD5, which is all that the rpm of EL5 can read, and SysV scripts alone.  el6: gzip and SHA-256, for EL6 to
 # EL10, the last of which refuse MD5; with systemd units.  The same tree gives the same packages.
@@ -7,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
 out=${1:-$project/dist}
-number=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$project/contextagent/__init__.py")
+number=${NUMBER:-$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$project/contextagent/__init__.py")}
 export LC_ALL=C TZ=UTC SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1700000000}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
