@@ -10,6 +10,11 @@ from contextagent.model import Value
 from contextagent.trace.chain import GENESIS
 from contextagent.trace.records import decode
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 WINDOW = 1024
 """How many of a boot's newest records are remembered by hash, to tell a repeated record from a forged one."""
 MAX_SPANS = 256
@@ -85,11 +90,13 @@ class Boot:
             where another file's records are.
         anchored: Number of the last record that an anchor names; 0 for none.
         fault: The fault that lies first in the chain.
+        is_over: Whether its last record is the shutdown, or the anchor behind that; known once it is settled.
+        first: Of its first record `inst`, `img` and `last`, once it is settled; empty where that can't be read.
     """
 
     __slots__ = (
-        *("anchored", "duplicates", "fault", "first_line", "known", "loose", "rewound", "source", "span", "spans"),
-        "suspect",
+        *("anchored", "duplicates", "fault", "first", "first_line", "is_over", "known", "loose", "rewound", "source"),
+        *("span", "spans", "suspect"),
     )
 
     def __init__(self, span: Span, source: int) -> None:
@@ -104,6 +111,8 @@ class Boot:
         self.anchored = 0
         self.fault: Fault | None = None
         self.suspect = 0
+        self.is_over = False
+        self.first: Mapping[str, Any] = {}
 
     def blame(self, seq: int, expected: bytes, found: bytes, cause: str) -> None:
         """Keep the fault that lies first in the chain."""
@@ -213,8 +222,14 @@ class Boot:
             self.blame(1, bytes.fromhex(GENESIS), whole.prev, "the first record names one before it")
         for left, right in zip(self.spans, self.spans[1:], strict=False):
             self.blame(left.last + 1, right.prev if right.first == left.last + 2 else b"", b"", "it is missing")
-        if decode(last.line) is None:
+        newest = decode(last.line)
+        if newest is None:
             self.blame(last.last, b"", last.head, "it can't be read")
+        if newest and newest["ev"] == "anchor":
+            newest = decode(last.before)
+        self.is_over = newest is not None and newest["ev"] == "shutdown"
+        first = decode(self.first_line) or {}
+        self.first = {key: first.get(key) for key in ("inst", "img", "last")} if first else {}
         for seq in self.rewound or ():
             self.blame(seq, b"", b"", "it is out of its place")
         for seq, head in (self.loose or {}).items():

@@ -9,7 +9,6 @@ from hashlib import sha256
 from contextagent import jsontext
 from contextagent.model import Value
 from contextagent.trace.boots import Boot, Span
-from contextagent.trace.records import decode
 from contextagent.trace.syslog import RECORD_START, lines_of, record_bytes
 
 TYPE_CHECKING = False
@@ -143,8 +142,7 @@ class Verifier:
         """Return what the `boot` records of sound traces say of the boot before theirs: its last record."""
         claims: dict[bytes, list[tuple[int, bytes]]] = {}
         for boot in self._boots.values():
-            last = (decode(boot.first_line) or {}).get("last") if boot.fault is None else None
-            match last:
+            match boot.first.get("last") if boot.fault is None else None:
                 case {"boot": str(name), "seq": int(seq), "hash": str(head)}:
                     escaped = jsontext.dumps(name)[1:-1].encode()
                     claims.setdefault(escaped, []).append((seq, _raw(head)))
@@ -171,11 +169,10 @@ def _verdict(name: bytes, boot: Boot, end: Span, claims: Sequence[tuple[int, byt
         because = f"record {boot.fault.seq}: {boot.fault.cause}"
     else:
         verdict, because = _ending(boot, end, is_named=is_named)
-    first = decode(boot.first_line) or {"inst": "", "img": ""}
     return BootVerdict(
         boot=name.decode("ascii", "replace"),
-        inst=first["inst"],
-        img=first["img"],
+        inst=boot.first.get("inst", ""),
+        img=boot.first.get("img", ""),
         verdict=verdict,
         records=sum(span.last - span.first + 1 for span in boot.spans),
         duplicates=boot.duplicates,
@@ -194,7 +191,6 @@ def _ending(boot: Boot, end: Span, *, is_named: bool) -> tuple[VerdictName, str]
         return "intact", "ends with the record that the next boot names"
     if boot.anchored:
         return "open", f"nothing vouches for the records after the anchor, record {boot.anchored}"
-    last = [(decode(line) or {}).get("ev") for line in (end.before, end.line)]
-    if last[1] == "shutdown" or last == ["shutdown", "anchor"]:
+    if boot.is_over:
         return "intact", "ends with the shutdown"
     return "open", "it still runs, or died, or its last records were cut off: an unkeyed chain cannot tell"
