@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         PROGRAM: str
         """Name of its program, without a folder: without it, the machine does not have this daemon."""
         ASKED: tuple[str, ...]
-        """The main configuration files whose text `target` wants to see in `Machine.texts`."""
+        """Globs of the configuration files whose text `target` wants to see in `Machine.texts`."""
 
         def target(self, logging: Logging, machine: Machine) -> Target | None:
             """Return what this daemon is told; None where it is not there, or nothing is asked of it."""
@@ -77,6 +77,7 @@ class Logging(Value):
         audit: Whether what is executed is audited.
         journal_upload: URL that the journal goes to; empty: nowhere.
         trace: Glob of the trace's files, as a daemon of the machine sees them.
+        traces: The same one by one, oldest first, for a daemon that takes no glob; empty: this boot's alone.
         boot_id: Of this boot.
         instance_id: Of this machine; empty when unknown.
     """
@@ -87,6 +88,7 @@ class Logging(Value):
     audit: bool = False
     journal_upload: str = ""
     trace: str = "/var/log/contextagent/trace-*.jsonl"
+    traces: tuple[str, ...] = ()
     boot_id: str = ""
     instance_id: str = ""
 
@@ -151,6 +153,9 @@ class Target(Value):
         carries_trace: Whether the trace itself is carried; else summary lines have to do.
         problems: What could not be expressed, and what is done instead.
         connect: Where its collectors are.
+        positions: Globs of the files where it keeps how far it has read a trace: `{inode}`, `{name}` and `{dashed}` (the
+            path with a dash for each slash) are that trace's.  Where they are removed before it starts anew, it sends
+            all of the trace again.
         sends: Where it sends, for people: `relp://host:2514`, `relp+tls://…`, `tls://…`, `tcp://…`, `udp://…`.
     """
 
@@ -164,6 +169,7 @@ class Target(Value):
     carries_trace: bool = False
     problems: tuple[Problem, ...] = ()
     connect: tuple[Endpoint, ...] = ()
+    positions: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
 
 
