@@ -153,9 +153,8 @@ class Target(Value):
         carries_trace: Whether the trace itself is carried; else summary lines have to do.
         problems: What could not be expressed, and what is done instead.
         connect: Where its collectors are.
-        positions: Globs of the files where it keeps how far it has read a trace: `{inode}`, `{name}` and `{dashed}` (the
-            path with a dash for each slash) are that trace's.  Where they are removed before it starts anew, it sends
-            all of the trace again.
+        positions: Globs of the files where it keeps how far it has read a trace; `{inode}`, `{name}` and `{dashed}`
+            (the path with a dash for each slash) are that trace's.  Without them it sends all of the trace again.
         sends: Where it sends, for people: `relp://host:2514`, `relp+tls://…`, `tls://…`, `tcp://…`, `udp://…`.
     """
 

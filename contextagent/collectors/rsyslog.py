@@ -10,7 +10,7 @@ rsyslog ends while the collector is away.)
 from __future__ import annotations
 
 from contextagent.collectors import SCRIPT_TAG, TAG, Target, TargetFile, rsyslog_legacy
-from contextagent.collectors.rsyslog_legacy import position, traces
+from contextagent.collectors.rsyslog_legacy import needed, position, traces
 from contextagent.collectors.words import endpoints, links, selectors
 
 TYPE_CHECKING = False
@@ -53,15 +53,14 @@ def target(logging: Logging, machine: Machine) -> Target | None:
     problems = (*problems, *unsaid, *changed)
     if not ways:
         return Target(daemon="rsyslog", files=(), problems=problems)
-    before, behind = _loaded(machine)
-    before, behind = (tuple(name for name in _needed(ways) if name in names) for names in (before, behind))
+    before, behind = (tuple(name for name in needed(ways) if name in names) for names in _loaded(machine))
     main = machine.texts.get(MAIN, "")
     version = numbers(machine.versions.get("rsyslog", ""))
     if version and version < _RAINERSCRIPT:
         text = rsyslog_legacy.text(logging, ways, chosen, folder=spool(main) or SPOOL, loaded=before)
     else:
         text = _text(logging, ways, chosen, machine=machine, loaded=before)
-    files = (TargetFile(path=PATH, text=HEAD + text, mode=0o600),)
+    files: tuple[TargetFile, ...] = (TargetFile(path=PATH, text=HEAD + text, mode=0o600),)
     if main and not _includes(main):
         files += (TargetFile(path=MAIN, text=INCLUDE, is_block=True),)
     return Target(
@@ -79,10 +78,6 @@ def target(logging: Logging, machine: Machine) -> Target | None:
         positions=tuple(f"{spool(main) or SPOOL}/{name}" for name in _POSITIONS),
         sends=tuple(way.url for way in ways),
     )
-
-
-def _needed(ways: tuple[Link, ...]) -> tuple[str, ...]:
-    return ("imfile", "omrelp") if any(way.protocol == "relp" for way in ways) else ("imfile",)
 
 
 def _loaded(machine: Machine) -> tuple[set[str], set[str]]:
@@ -164,7 +159,7 @@ def _text(
     version = numbers(machine.versions.get("rsyslog", "")) or _OWN_CERTIFICATES
     main = machine.texts.get(MAIN, "")
     lines = [f"$WorkDirectory {spool(main) or SPOOL}"]
-    lines += [f'module(load="{name}")' for name in _needed(ways) if name not in loaded]
+    lines += [f'module(load="{name}")' for name in needed(ways) if name not in loaded]
     secured = [way for way in ways if way.ca and way.protocol == "tcp"]
     if secured and version < _OWN_CERTIFICATES:
         words = (("CA", secured[0].ca), ("Cert", secured[0].cert), ("Key", secured[0].key))

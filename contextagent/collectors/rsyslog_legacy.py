@@ -7,6 +7,7 @@ without a queue.  What has been queued is kept over an end of rsyslog, and read 
 from __future__ import annotations
 
 from contextagent.collectors import SCRIPT_TAG, TAG
+from contextagent.collectors.words import selects_scripts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def text(
         folder: Where positions and queues are.
         loaded: Modules that are there already.
     """
-    needed = ("imfile", "omrelp") if any(way.protocol == "relp" for way in ways) else ("imfile",)
-    lines = [f"$WorkDirectory {folder}\n", *(f"$ModLoad {name}\n" for name in needed if name not in loaded)]
+    lines = [f"$WorkDirectory {folder}\n", *(f"$ModLoad {name}\n" for name in needed(ways) if name not in loaded)]
     lines += [_input(path) for path in traces(logging)]
     secured = next((way for way in ways if way.ca), None)
     if secured:
@@ -48,8 +48,14 @@ def text(
     lines.append("& ~\n")
     for number, way in enumerate(ways, 1):
         lines += _rule(";".join(chosen), way, f"contextagent_{number}")
-        lines += _rule(f':programname, isequal, "{SCRIPT_TAG}"', way, f"contextagent_script_{number}")
+        if not selects_scripts(chosen):
+            lines += _rule(f':programname, isequal, "{SCRIPT_TAG}"', way, f"contextagent_script_{number}")
     return "".join(lines)
+
+
+def needed(ways: tuple[Link, ...]) -> tuple[str, ...]:
+    """Return the modules that reading the trace and going these ways takes."""
+    return ("imfile", "omrelp") if any(way.protocol == "relp" for way in ways) else ("imfile",)
 
 
 def traces(logging: Logging) -> tuple[str, ...]:

@@ -125,6 +125,15 @@ def is_selector(text: str) -> bool:
     return bool(dot) and severity in _SEVERITIES and all(name in _FACILITIES for name in facilities.split(","))
 
 
+def selects_scripts(chosen: Iterable[str]) -> bool:
+    """Return whether one of these selectors takes what `SCRIPT_TAG` marks, which is `daemon.notice`."""
+    pairs = (each.rpartition(".") for each in chosen)
+    return any(
+        severity in ("*", "debug", "info", "notice", "=notice") and {"*", "daemon"} & set(facilities.split(","))
+        for facilities, _, severity in pairs
+    )
+
+
 def is_path(text: str) -> bool:
     """Return whether something is an absolute path that every daemon's configuration can hold."""
     return text.startswith("/") and len(text) <= _MAX_CHARS and set(text) <= _PATH
