@@ -20,6 +20,7 @@ AGENT_IN_TREE = "/opt/agent/contextagent"
 AGENT = CACHE / "agent" / "contextagent"
 """A copy of the agent, compiled, so that nobody who works on it while it is measured is measured, too."""
 ACCOUNT = "contextuser"
+ORDER = "/run/bench.order"
 _PACKAGES = "python3,cloud-init,curl,locales"
 
 
@@ -67,28 +68,29 @@ def prepare() -> None:
     subprocess.run([*in_tree, *compiler], check=True, stdout=subprocess.DEVNULL)
 
 
-def work(user: int, site: int, *, output_bytes: int = 0) -> Work:
+def work(user: int, site: int, *, output_bytes: int = 0, order: str = ORDER) -> Work:
     """Return the work of so many scripts, half of each owner's in each phase, made anew.
 
     Args:
         user: How many scripts the user has.
         site: How many the site has.
         output_bytes: What the user's first script prints.
+        order: The file to which each appends its name.
     """
-    folder = CACHE / f"work-{user}-{site}-{output_bytes}"
+    folder = CACHE / f"work-{user}-{site}-{output_bytes}{'' if order == ORDER else '-guest'}"
     shutil.rmtree(folder, ignore_errors=True)
     users = [f"1u{number:04}.sh" for number in range(1, user + 1)]
     sites = [f"2s{number:04}.sh" for number in range(1, site + 1)]
-    texts = {name: _script(name, output_bytes if name == users[0] else 0) for name in (*users, *sites)}
+    texts = {name: _script(name, order, output_bytes if name == users[0] else 0) for name in (*users, *sites)}
     halves = {"user": _halves(users), "site": _halves(sites)}
     forms.write(folder, forms.Scripts(halves, texts))
     by_phase = [name for phase in ("pre", "post") for owner in halves.values() for name in owner[phase]]
     return Work(folder, by_phase, [*users, *sites])
 
 
-def _script(name: str, output_bytes: int) -> str:
+def _script(name: str, order: str, output_bytes: int) -> str:
     shout = f"yes {'x' * 98} | head -c {output_bytes}\n" if output_bytes else ""
-    return f'#!/bin/sh\necho "{name} ran"\n{shout}echo {name} >>/run/bench.order\nexit 0\n'
+    return f'#!/bin/sh\necho "{name} ran"\n{shout}echo {name} >>{order}\nexit 0\n'
 
 
 def _halves(names: list[str]) -> dict[str, list[str]]:
