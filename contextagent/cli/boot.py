@@ -6,7 +6,7 @@ import sys
 
 from contextagent import agent
 from contextagent.cli import FLAGS, check_root, drop_output
-from contextagent.cli.line import is_beyond, off_switch, one_line
+from contextagent.cli.line import is_beyond, off_switch, one_line, say, script_complaints
 from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.host import Host
 from contextagent.model import PHASES
@@ -97,17 +97,8 @@ def _text(given: Mapping[str, str | bool], name: str) -> str | None:
 
 def _summarise(state: State, result: str) -> None:
     """Print the one line that a console shows, and what went wrong on stderr."""
-    said = complaints(state)
-    for report in state.reports:
-        if report["state"] not in ("ok", "skipped"):
-            why = f": {report['reason']}" if report["reason"] else ""
-            ended = f" (exit {report['exit_code']})" if report["exit_code"] is not None else ""
-            said.append(f"{report['id']} {report['state']}{ended}{why}")
-    if said:
-        from contextagent.cli.text import printable  # noqa: PLC0415  # a boot that goes well has nothing to say
-
-        sys.stderr.write("".join(f"contextagent: {printable(line)}\n" for line in said))
-    sys.stdout.write(one_line(result, state.reports, state.instance_id))
+    said = [*complaints(state), *script_complaints(state.reports)]
+    say(said, one_line(result, state.reports, state.instance_id))
 
 
 def complaints(state: State, *, is_all: bool = False) -> list[str]:

@@ -39,11 +39,31 @@ def one_line(result: str, scripts: Iterable[Mapping[str, Any]], instance_id: str
     return f"contextagent: {result} ({counts} scripts, instance {instance_id})\n"
 
 
-def tell_complete(phase: Phase | None, given: Mapping[str, str | bool]) -> int | None:
-    """Print the line of a phase that is to be resumed and is complete, and return the result's exit code.
+def script_complaints(scripts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each script that did not do what it was to do."""
+    said = []
+    for each in scripts:
+        if each["state"] not in ("ok", "skipped"):
+            why = f": {each['reason']}" if each["reason"] else ""
+            ended = f" (exit {each['exit_code']})" if each["exit_code"] is not None else ""
+            said.append(f"{each['id']} {each['state']}{ended}{why}")
+    return said
 
-    Init calls `run PHASE --resume` after every phase, since the agent might have been killed in it.  So this reads
-    `status.json` alone; what went wrong has been said by the call before.
+
+def say(complaints: Iterable[str], line: str) -> None:
+    """Print what went wrong on stderr, and the one line."""
+    if complaints:
+        from contextagent.cli.text import printable  # noqa: PLC0415  # a boot that goes well has nothing to say
+
+        sys.stderr.write("".join(f"contextagent: {printable(each)}\n" for each in complaints))
+    sys.stdout.write(line)
+
+
+def tell_complete(phase: Phase | None, given: Mapping[str, str | bool]) -> int | None:
+    """Print what came of a phase that is to be resumed and is complete, and return the result's exit code.
+
+    Init calls `run PHASE --resume` after every phase, since the agent might have been killed in it; only this call's
+    words reach the console.  All of them stand in `status.json`, so nothing else of a run is loaded.
 
     Returns:
         None where anything is not as after a phase that went to its end: then the run itself has to see to it.
@@ -59,6 +79,8 @@ def tell_complete(phase: Phase | None, given: Mapping[str, str | bool]) -> int |
         if status["boot_id"] != host.boot_id() or status["phases"][phase]["state"] not in _OVER:
             return None
         line = one_line(status["result"], status["scripts"], status["instance_id"])
+        said = [str(each["message"]) for each in (*status["errors"], *status["warnings"])]
+        said += script_complaints(status["scripts"])
         code = EXIT_CODES[status["result"]]
     except (
         ValueError,
@@ -69,5 +91,5 @@ def tell_complete(phase: Phase | None, given: Mapping[str, str | bool]) -> int |
         return None
     if status["result"] == "running":
         return None
-    sys.stdout.write(line)
+    say(said, line)
     return code
