@@ -34,7 +34,7 @@ if TYPE_CHECKING:
             """Return what this daemon is told; None where it is not there, or nothing is asked of it."""
 
 
-DAEMONS = ("rsyslog", "sysklogd", "syslog_ng", "journald", "auditd")
+DAEMONS = ("rsyslog", "sysklogd", "syslog_ng", "journald", "journal_upload", "auditd")
 
 PORTS: Mapping[str, int] = {"relp": 2514, "tls": 6514, "tcp": 514, "udp": 514}
 """Where a collector listens that names no port: IANA's for TLS (RFC 5425) and UDP, custom for the other two."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextagent.collectors import SCRIPT_TAG, TAG, Target, TargetFile, rsyslog_legacy
 from contextagent.collectors.rsyslog_legacy import needed, position, traces
-from contextagent.collectors.words import endpoints, links, selectors
+from contextagent.collectors.words import endpoints, links, plain_ways, selectors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from contextagent.collectors import Logging, Machine
     from contextagent.collectors.words import Link
-    from contextagent.model import Problem
 
 PROGRAM = "rsyslogd"
 MAIN = "/etc/rsyslog.conf"
@@ -49,7 +48,7 @@ def target(logging: Logging, machine: Machine) -> Target | None:
         return None
     ways, problems = links(logging.collectors)
     chosen, unsaid = selectors(logging.facilities)
-    ways, changed = possible(ways, machine)
+    ways, changed = plain_ways(ways, lambda way: _impossible(way, machine))
     problems = (*problems, *unsaid, *changed)
     if not ways:
         return Target(daemon="rsyslog", files=(), problems=problems)
@@ -102,25 +101,16 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, parts)) if version.isascii() and all(part.isdigit() for part in parts) else ()
 
 
-def possible(ways: tuple[Link, ...], machine: Machine) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
-    """Return the ways that this machine's modules can go, and which are plain TCP instead."""
-    found: list[Link] = []
-    problems: list[Problem] = []
-    version = numbers(machine.versions.get("rsyslog", ""))
-    for way in ways:
-        if way.protocol == "relp" and "omrelp" not in machine.modules:
-            cause = "rsyslog has no module omrelp (package rsyslog-relp)"
-        elif way.protocol == "relp" and way.ca and version and version < _RAINERSCRIPT:
-            cause = f"omrelp of rsyslog {machine.versions['rsyslog']} knows no TLS"
-        elif way.protocol == "tcp" and way.ca and not driver(machine):
-            cause = "rsyslog has no module for TLS (package rsyslog-gnutls)"
-        else:
-            found.append(way)
-            continue
-        plain, problem = way.plain(cause)
-        found.append(plain)
-        problems.append(problem)
-    return tuple(dict.fromkeys(found)), tuple(problems)
+def _impossible(way: Link, machine: Machine) -> str:
+    """Return why this machine's rsyslog can't go a way; empty where it can."""
+    version = machine.versions.get("rsyslog", "")
+    if way.protocol == "relp" and "omrelp" not in machine.modules:
+        return "rsyslog has no module omrelp (package rsyslog-relp)"
+    if way.protocol == "relp" and way.ca and () < numbers(version) < _RAINERSCRIPT:
+        return f"omrelp of rsyslog {version} knows no TLS"
+    if way.protocol == "tcp" and way.ca and not driver(machine):
+        return "rsyslog has no module for TLS (package rsyslog-gnutls)"
+    return ""
 
 
 def driver(machine: Machine) -> str:

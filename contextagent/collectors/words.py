@@ -11,7 +11,7 @@ from contextagent.model import Problem, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from contextagent.collectors import Collector
 
@@ -21,11 +21,12 @@ _PEER = _ALNUM | set(".-_:*")
 _PATH = _ALNUM | set("/._-+@=:,")
 _URL = _ALNUM | set("/._-:[]~")
 _MAX_CHARS = 255
-_FACILITIES = frozenset(
-    "* auth authpriv cron daemon ftp kern lpr mail news security syslog user uucp".split()
-    + [f"local{number}" for number in range(8)]
+FACILITIES = (
+    *"auth authpriv cron daemon ftp kern lpr mail news syslog user uucp".split(),
+    *(f"local{number}" for number in range(8)),
 )
-_SEVERITIES = frozenset("* none debug info notice warning warn err error crit alert emerg panic".split())
+SEVERITIES = tuple("emerg alert crit err warning notice info debug".split())
+_SAME = {"security": "auth", "panic": "emerg", "error": "err", "warn": "warning"}
 ALWAYS = "authpriv.*"
 """What is always carried: who logged in, and who became whom."""
 
@@ -94,6 +95,26 @@ def links(collectors: Iterable[Collector]) -> tuple[tuple[Link, ...], tuple[Prob
     return tuple(dict.fromkeys(ways)), tuple(problems)
 
 
+def plain_ways(ways: Iterable[Link], possible: Callable[[Link], str]) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
+    """Return the ways, those that a daemon can't go replaced by plain TCP, and what is said of it.
+
+    Args:
+        ways: What is asked.
+        possible: Says why the daemon can't go one; empty where it can.
+    """
+    found: list[Link] = []
+    problems: list[Problem] = []
+    for way in ways:
+        cause = possible(way)
+        if cause:
+            plain, problem = way.plain(cause)
+            problems.append(problem)
+        else:
+            plain = way
+        found.append(plain)
+    return tuple(dict.fromkeys(found)), tuple(problems)
+
+
 def endpoints(ways: Iterable[Link]) -> tuple[Endpoint, ...]:
     """Return where a connect can prove that these collectors are reachable."""
     return tuple(
@@ -120,18 +141,40 @@ def selectors(facilities: Iterable[str]) -> tuple[tuple[str, ...], tuple[Problem
 
 def is_selector(text: str) -> bool:
     """Return whether something is one selector of the classic syslog.conf: `auth,cron.!=info`."""
-    facilities, dot, severity = text.partition(".")
+    names, dot, severity = text.partition(".")
     severity = severity.removeprefix("!").removeprefix("=")
-    return bool(dot) and severity in _SEVERITIES and all(name in _FACILITIES for name in facilities.split(","))
+    return (
+        bool(dot)
+        and (severity in ("*", "none") or _SAME.get(severity, severity) in SEVERITIES)
+        and all(name == "*" or _SAME.get(name, name) in FACILITIES for name in names.split(","))
+    )
+
+
+def selected(chosen: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return which severities of each facility these selectors take, each one changing what those before it took."""
+    taken: dict[str, set[str]] = {name: set() for name in FACILITIES}
+    for selector in chosen:
+        names, _, severity = selector.partition(".")
+        severities, is_out = _severities(severity)
+        for name in FACILITIES if "*" in names.split(",") else (_SAME.get(each, each) for each in names.split(",")):
+            taken[name] = taken[name] - severities if is_out else taken[name] | severities
+    return {name: tuple(each for each in SEVERITIES if each in taken[name]) for name in FACILITIES}
 
 
 def selects_scripts(chosen: Iterable[str]) -> bool:
-    """Return whether one of these selectors takes what `SCRIPT_TAG` marks, which is `daemon.notice`."""
-    pairs = (each.rpartition(".") for each in chosen)
-    return any(
-        severity in ("*", "debug", "info", "notice", "=notice") and {"*", "daemon"} & set(facilities.split(","))
-        for facilities, _, severity in pairs
-    )
+    """Return whether these selectors take what `SCRIPT_TAG` marks, which is `daemon.notice`."""
+    return "notice" in selected(chosen)["daemon"]
+
+
+def _severities(text: str) -> tuple[set[str], bool]:
+    """Return the severities that a selector names, and whether it takes them out."""
+    is_out = text.startswith("!") or text == "none"
+    text = text.removeprefix("!")
+    is_one = text.startswith("=")
+    name = _SAME.get(text.removeprefix("="), text.removeprefix("="))
+    if name in ("*", "none"):
+        return set(SEVERITIES), is_out
+    return {name} if is_one else set(SEVERITIES[: SEVERITIES.index(name) + 1]), is_out
 
 
 def is_path(text: str) -> bool:
