@@ -127,9 +127,9 @@ class Delivery:
         """Send a line a record to the daemons that can't carry the trace itself, each record once."""
         if self._host.is_caller or not any(each.sends and not each.carries_trace for each in self._told):
             return
-        from contextagent.host.syslog import Syslog  # noqa: PLC0415  # only for daemons that read no file
+        from contextagent.host.syslog import SOCKET, Syslog  # noqa: PLC0415  # only for daemons that read no file
 
-        syslog, after = Syslog(), self._known.get("summarised", 0)
+        syslog, after = Syslog(self._host.files.real(SOCKET)), self._known.get("summarised", 0)
         for record in self._journal.events():
             if record["seq"] > after:
                 syslog.send(SCRIPT_TAG, [summary(record)])

@@ -49,7 +49,7 @@ class LogSetup:
         self._host = host
         self._journal = journal
         self._delivery: Delivery | None = None
-        mine = {name: dict(each) for name, each in known.get("daemons", {}).items()}
+        mine = {name: {**each, "asked_ns": 0} for name, each in known.get("daemons", {}).items()}
         self.known: dict[str, Any] = {"targets": [], "delivered": "no", **known, "daemons": mine}
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
@@ -113,6 +113,7 @@ class LogSetup:
         if mine["ran"]:
             self._command(told, told.bring_back or told.take_up)
             if not self._wait_for(told, since_ns=mine["asked_ns"]):
+                mine["asked_ns"] = 0  # that it is not there is not what it was told
                 message = f"cannot start '{told.process}' again: it is not there after {COME_UP_S:g} s"
                 self.problems.append(Problem(reason="logging-failed", message=f"{message}, going on without it"))
 
@@ -135,7 +136,8 @@ class LogSetup:
         """See that each daemon that was asked to restart is there again; else it gets its own configuration back."""
         for told in every:
             mine = self._mine(told)
-            if self._wait_for(told, since_ns=mine.get("asked_ns", 0)):
+            is_there, mine["asked_ns"] = self._wait_for(told, since_ns=mine.get("asked_ns", 0)), 0
+            if is_there:
                 continue
             if self._running(told):
                 message = f"'{told.process}' was not restarted within {COME_UP_S:g} s, what it is told waits for that"

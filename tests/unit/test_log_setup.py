@@ -1,0 +1,421 @@
+"""Log daemons are told what the site wants, checked, compared after the user's scripts, and taken back if they fail.
+
+The daemon here is a stand-in, with real processes, files and commands: it comes up if its configuration has no `bad` in
+it.  Debian's own daemons are in tests/slow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contextagent.collectors import BEGIN, END, Endpoint, Target, TargetFile
+from contextagent.host import Host
+from contextagent.host.daemons import running
+from contextagent.model import Step
+from contextagent.runner.journal import Journal, trace_path
+from contextagent.runner.logsetup import LogSetup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from contextagent.model import Phase
+
+DROP_IN = "/etc/clogd.d/10-contextagent.conf"
+MAIN = "/etc/clogd.conf"
+LOOKS = """#!/bin/sh
+! grep -qs bad "$@"
+"""
+TAKES_UP = """#!/bin/sh
+# {0}: the folder of the stand-in; {1}: its name; {2}: whether one that has stopped is started, too
+echo "$0" >>{0}/asked
+pid=$(cat {0}/pid)
+if [ -z "{2}" ] && ! kill -0 $pid 2>/dev/null; then exit 0; fi
+kill -9 $pid 2>/dev/null
+if grep -qs bad {0}/root{3} {0}/root{4}; then exit 0; fi
+{0}/{1} 1000 </dev/null >/dev/null 2>&1 &
+echo $! >{0}/pid
+"""
+
+
+class Stand:
+    """A machine with a log daemon of its own kind, and what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = f"clogd{os.getpid() % 10**6}"
+        self.host = Host(str(folder / "root"))
+        self.host.is_caller = False  # it is to act on the daemon, whose process is this machine's
+        self.journal = Journal.open(self.host, instance_id="i")
+        self.put(MAIN, "main\n")
+        self._program("check", LOOKS)
+        for name, mark in (("take_up", ""), ("bring_back", "yes")):
+            self._program(name, TAKES_UP.format(folder, self.name, mark, DROP_IN, MAIN))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.known: dict[str, Any] = {}
+        self.start("sleep", "1000")
+
+    def _program(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
+
+    def start(self, program: str, *words: str) -> None:
+        """Start a program of this machine under the daemon's name."""
+        path = self.folder / self.name
+        path.unlink(missing_ok=True)
+        shutil.copy(f"/bin/{program}", path)
+        process = subprocess.Popen([str(path), *words])
+        (self.folder / "pid").write_text(str(process.pid))
+        self._processes.append(process)
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text())
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop the process, and wait until it has."""
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+        while any(each.pid == self.pid for each in running(self.name)):
+            os.sched_yield()
+
+    def close(self) -> None:
+        self.journal.close()
+        for each in running(self.name):
+            os.kill(each.pid, signal.SIGKILL)
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def put(self, path: str, text: str) -> None:
+        target = Path(self.host.files.real(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def text(self, path: str = DROP_IN) -> str | None:
+        target = Path(self.host.files.real(path))
+        return target.read_text() if target.exists() else None
+
+    def asked(self) -> list[str]:
+        """Return which commands the daemon got."""
+        path = self.folder / "asked"
+        return [Path(line).name for line in path.read_text().split()] if path.exists() else []
+
+    def told(self, text: str = "good\n", **changes: Any) -> Target:
+        real = self.host.files.real
+        target = Target(
+            daemon="clog",
+            files=(TargetFile(path=DROP_IN, text=text),),
+            check=(str(self.folder / "check"), real(MAIN), real(DROP_IN)),
+            check_alone=(str(self.folder / "check"), "{file}"),
+            take_up=(str(self.folder / "take_up"),),
+            bring_back=(str(self.folder / "bring_back"),),
+            process=self.name,
+            carries_trace=True,
+            sends=("tcp://127.0.0.1:1",),
+        )
+        return target.replace(**changes)
+
+    def take(self, told: Target, *arguments: str, phase: Phase = "post-network") -> LogSetup:
+        """Take steps of one phase, with what is known from the one before."""
+        setup = LogSetup(self.host, self.journal, self.known)
+        for argument in arguments:
+            setup.take(
+                Step(
+                    id=f"site/{phase}/logging:{argument}",
+                    kind="reload",
+                    owner="site",
+                    phase=phase,
+                    sha512="d" * 64 if argument in ("first", "again") else "",
+                    profile="root",
+                    limits=None,
+                    frequency="every-boot",
+                    skip=None,
+                    late=False,
+                    argument=argument,
+                    told=(told,),
+                )
+            )
+        self.known = setup.known
+        return setup
+
+    def records(self) -> list[dict[str, Any]]:
+        return [record for record in self.journal.events() if record["ev"] == "logging"]
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Iterator[Stand]:
+    made = Stand(tmp_path)
+    yield made
+    made.close()
+
+
+def reasons(setup: LogSetup) -> tuple[list[str], list[str]]:
+    return [each.reason for each in setup.problems], [each.reason for each in setup.warnings]
+
+
+def test_before_the_network_a_daemon_is_told_by_file_only(stand: Stand) -> None:
+    setup = stand.take(stand.told(), "first", "delivered", phase="pre-network")
+    assert stand.text() == "good\n"
+    assert stand.asked() == []
+    assert reasons(setup) == ([], [])
+    assert stand.known["delivered"] == "configured"
+    assert [(record["delivered"], record["reason"]) for record in stand.records()] == [
+        ("configured", "clog: written"),
+        ("configured", "there is no network yet"),
+    ]
+
+
+def test_a_daemon_that_runs_since_before_is_made_to_take_it_up_once(stand: Stand) -> None:
+    before = stand.pid
+    stand.take(stand.told(), "first", phase="pre-network")
+    setup = stand.take(stand.told(), "first", "delivered")
+    assert stand.asked() == ["take_up"]
+    assert [each.pid for each in running(stand.name)] == [stand.pid] != [before]
+    assert reasons(setup) == ([], [])
+    stand.take(stand.told(), "first", "again", "delivered")
+    assert stand.asked() == ["take_up"]
+
+
+def test_a_daemon_is_made_to_take_it_up_though_the_agent_that_wrote_it_was_killed(stand: Stand) -> None:
+    stand.take(stand.told(), "first", phase="pre-network")
+    stand.known = {}
+    stand.take(stand.told(), "first")
+    assert stand.asked() == ["take_up"]
+
+
+def test_a_daemon_that_does_not_run_is_not_started(stand: Stand) -> None:
+    stand.kill()
+    setup = stand.take(stand.told(), "first", "again", "delivered")
+    assert stand.asked() == []
+    assert reasons(setup) == ([], [])
+    assert stand.records()[-1]["reason"] == f"'{stand.name}' does not run"
+    assert stand.known["delivered"] == "configured"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_the_checker_refuses_never_stands_there(stand: Stand, *, alone: bool) -> None:
+    stand.put(DROP_IN, "earlier\n")
+    told = stand.told("bad\n") if alone else stand.told("bad\n", check_alone=())
+    setup = stand.take(told, "first", "again", "delivered")
+    assert stand.text() == "earlier\n"
+    assert os.listdir(stand.host.files.real("/etc/clogd.d")) == ["10-contextagent.conf"]
+    assert stand.asked() == []
+    assert reasons(setup) == (["logging-refused"], [])
+    assert stand.known["delivered"] == "no"
+    assert stand.known["targets"] == []
+    assert reasons(stand.take(told, "first", "delivered")) == ([], [])
+
+
+def test_a_checker_that_hangs_refuses(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contextagent.runner.logfiles._CHECK_S", 0.2)
+    setup = stand.take(stand.told(check_alone=("sleep", "1000")), "first")
+    assert "nothing within 0.2 s" in setup.problems[0].message
+    assert stand.text() is None
+
+
+def test_an_image_whose_own_configuration_is_refused_gets_ours_all_the_same(stand: Stand) -> None:
+    stand.put(MAIN, "bad\n")
+    setup = stand.take(stand.told(), "first", phase="pre-network")
+    assert stand.text() == "good\n"
+    assert reasons(setup) == ([], ["logging-image"])
+
+
+def test_a_daemon_that_does_not_come_up_gets_its_own_configuration_back(stand: Stand) -> None:
+    told = stand.told("bad\n", check=(), check_alone=())
+    setup = stand.take(told, "first", "delivered")
+    assert stand.text() is None
+    assert stand.asked() == ["take_up", "bring_back"]
+    assert running(stand.name)
+    assert reasons(setup) == (["logging-refused"], [])
+    assert stand.known["delivered"] == "no"
+
+
+def test_lines_in_a_file_of_others_leave_the_rest_of_it_alone(stand: Stand) -> None:
+    os.chmod(stand.host.files.real(MAIN), 0o640)
+    told = stand.told(files=(TargetFile(path=MAIN, text="ours\n", is_block=True),), check=())
+    stand.take(told, "first", phase="pre-network")
+    whole = f"main\n{BEGIN}\nours\n{END}\n"
+    assert stand.text(MAIN) == whole
+    assert os.stat(stand.host.files.real(MAIN)).st_mode & 0o777 == 0o640
+    stand.take(told.replace(files=(TargetFile(path=MAIN, text="new\n", is_block=True),)), "first")
+    assert stand.text(MAIN) == whole.replace("ours", "new")
+
+
+def change(stand: Stand) -> None:
+    stand.put(DROP_IN, "*.* @evil\n")
+
+
+def change_and_change_back(stand: Stand) -> None:
+    stand.put(DROP_IN, "*.* @evil\n")
+    stand.put(DROP_IN, "good\n")
+
+
+def remove(stand: Stand) -> None:
+    os.unlink(stand.host.files.real(DROP_IN))
+
+
+def link(stand: Stand) -> None:
+    remove(stand)
+    os.symlink("/dev/null", stand.host.files.real(DROP_IN))
+
+
+def remove_folder(stand: Stand) -> None:
+    shutil.rmtree(stand.host.files.real("/etc/clogd.d"))
+
+
+ATTACKS: dict[Callable[[Stand], None], str] = {
+    change: f"'{DROP_IN}' was changed",
+    change_and_change_back: f"'{DROP_IN}' was written to",
+    remove: f"'{DROP_IN}' was removed",
+    link: f"'{DROP_IN}' was removed",
+    remove_folder: f"'{DROP_IN}' was removed",
+    Stand.kill: "was stopped",
+    Stand.stop: "was stopped",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_a_user_script_did_to_the_logging_is_said_and_mended_before_the_sites_scripts(
+    stand: Stand, attack: Callable[[Stand], None]
+) -> None:
+    told = ATTACKS[attack]
+    stand.take(stand.told(), "first", "delivered")
+    before = stand.pid
+    attack(stand)
+    after = stand.take(stand.told(), "again")
+    assert told in after.warnings[0].message
+    assert after.warnings[0].message.endswith("while the user's scripts ran, putting it back")
+    assert told in stand.records()[-1]["reason"]
+    assert reasons(after) == ([], ["logging-changed"])
+    assert stand.text() == "good\n"
+    assert [each.pid for each in running(stand.name)] == [stand.pid] != [before]
+    assert reasons(stand.take(stand.told(), "again")) == ([], [])
+
+
+def test_a_daemon_that_cannot_be_brought_back_is_said_and_holds_up_nothing(stand: Stand) -> None:
+    told = stand.told(bring_back=("false",))
+    stand.take(told, "first", "delivered")
+    stand.kill()
+    setup = stand.take(told, "again", "delivered")
+    assert reasons(setup) == (["logging-failed"], ["logging-changed", "logging-command"])
+    assert stand.known["delivered"] == "configured"
+
+
+def test_only_a_running_daemon_and_a_collector_that_answers_make_the_trace_reachable(stand: Stand) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        told = stand.told(connect=(Endpoint(host="127.0.0.1", port=port),), sends=(f"tcp://127.0.0.1:{port}",))
+        assert reasons(stand.take(told, "first", "delivered")) == ([], [])
+        assert stand.known["delivered"] == "reachable"
+        assert stand.known["targets"] == [f"clog tcp://127.0.0.1:{port}"]
+        stand.take(told.replace(carries_trace=False), "first", "delivered")
+        assert stand.known["delivered"] == "configured"
+        stand.kill()
+        stand.take(told, "first", "delivered")
+        assert stand.known["delivered"] == "configured"
+        stand.start("sleep", "1000")
+    setup = stand.take(told, "first", "delivered")
+    assert stand.known["delivered"] == "configured"
+    assert reasons(setup) == (["collector-unreachable"], [])
+    assert setup.problems[0].message == (
+        f"cannot reach the collector '127.0.0.1:{port}': Connection refused, the log daemon goes on trying"
+    )
+
+
+def test_by_udp_nothing_more_than_configured_is_ever_known(stand: Stand) -> None:
+    stand.take(stand.told(sends=("udp://127.0.0.1:514",)), "first", "delivered")
+    assert stand.known["delivered"] == "configured"
+    assert stand.records()[-1]["reason"] == "by UDP nothing comes back"
+
+
+def test_a_machine_without_any_log_daemon_is_a_target_that_failed(stand: Stand) -> None:
+    setup = LogSetup(stand.host, stand.journal, {})
+    setup.take(
+        Step(
+            id="site/post-network/logging:delivered",
+            kind="reload",
+            owner="site",
+            phase="post-network",
+            sha512="",
+            profile="root",
+            limits=None,
+            frequency="every-boot",
+            skip=None,
+            late=False,
+            argument="delivered",
+        )
+    )
+    assert reasons(setup) == (["logging-none"], [])
+    assert setup.known["delivered"] == "no"
+
+
+@pytest.fixture
+def reader(stand: Stand) -> Stand:
+    """Return a machine whose daemon follows the trace, as imfile does."""
+    stand.take(stand.told(), "first", "delivered")
+    stand.kill()
+    path = stand.host.files.real(trace_path(stand.host.boot_id()))
+    stand.start("tail", "-f", path)
+    return stand
+
+
+def test_at_a_stop_the_trace_is_waited_for_until_the_daemon_has_read_it(reader: Stand) -> None:
+    setup = reader.take(reader.told(), "flush", phase="stop")
+    assert reader.records()[-1]["reason"] == "the whole trace was read and sent"
+    reader.journal.record("shutdown", reason="ok")
+    assert setup.flush_rest() == "the whole trace was read and sent"
+
+
+def test_at_a_stop_a_daemon_that_reads_nothing_is_not_waited_for_longer_than_its_time(
+    reader: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contextagent.runner.logdelivery.FLUSH_S", 0.1)
+    reader.kill()
+    reader.start("sleep", "1000")
+    setup = reader.take(reader.told(), "flush", phase="stop")
+    assert reader.records()[-1]["reason"] == f"'{reader.name}' does not have the trace open"
+    assert setup.flush_rest() == ""
+
+
+def test_at_a_stop_a_daemon_that_does_not_run_is_not_waited_for(reader: Stand) -> None:
+    reader.stop()
+    reader.take(reader.told(), "flush", phase="stop")
+    assert reader.records()[-1]["reason"] == f"'{reader.name}' does not run"
+
+
+def test_a_daemon_that_cannot_carry_the_trace_gets_a_line_a_record_once(stand: Stand, tmp_path: Path) -> None:
+    told = stand.told(carries_trace=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        log.settimeout(0)
+        place = Path(stand.host.files.real("/dev/log"))
+        place.parent.mkdir()
+        place.symlink_to(tmp_path / "log")
+        stand.journal.record("start", id="site/post-network/a\nb", sha512="5" * 128)
+        stand.take(told, "first", "delivered")
+        stand.take(told, "first", "delivered")
+        lines = []
+        try:
+            while True:
+                lines.append(log.recv(2000).decode().partition(": ")[2])
+        except BlockingIOError:
+            pass
+    records = list(stand.journal.events())
+    assert [line.split()[2:5] for line in lines] == [
+        [str(record["seq"]), record["prev"][:16], record["ev"]] for record in records
+    ]
+    assert lines[0].endswith(" start id='site/post-network/a\\nb' sha512=5555555555555555")
+    assert all(line.isascii() and line.isprintable() for line in lines)
