@@ -64,8 +64,8 @@ vm: $(READY) ## boot real guests in QEMU
 	$(BIN)/pytest tests/vm
 
 rpm: $(READY) ## build the packages, with an interpreter of their own, into dist/, and test both
-	$(call need,busybox dpkg-source gcc patch perl readelf rpmbuild rpmlint systemd-analyze unshare xorriso,\
-		binutils busybox-static dpkg-dev gcc libc6-dev patch perl rpm rpmlint systemd util-linux xorriso)
+	$(call need,busybox dpkg-source gcc logrotate patch perl readelf rpmbuild rpmlint systemd-analyze unshare xorriso,\
+		binutils busybox-static dpkg-dev gcc libc6-dev logrotate patch perl rpm rpmlint systemd util-linux xorriso)
 	PYTHON=$(CURDIR)/$(BIN)/python packaging/rpm/build.sh
 	$(BIN)/pytest tests/rpm
 

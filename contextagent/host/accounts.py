@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.host.files import Files
 
+OURS = "contextagent"
+"""What `/etc/passwd` says of an account that is nobody's but the agent's: with the package it goes again."""
 _MAX_PASSWD_BYTES = 16 << 20
 _FIELDS = 7
 _TOOL_TIMEOUT_S = 60
@@ -77,13 +79,13 @@ def _add(host: Host, name: str, home: str, *, can_login: bool) -> None:
         raise CannotWriteError(message)
     wanted = _SHELLS if can_login else _NO_SHELLS
     shell = next((path for path in wanted if host.files.exists(path)), wanted[-1])
-    kind = () if can_login else ("-r",)
+    kind = () if can_login else ("-r", "-c", OURS)
     # no -m: a skeleton's files would be the image's in the user's home; and no password: the account is locked.
     # -U: a group of its own, which shadow before 4.1 (SL5) makes unasked and does not know as an option
     commands = (
         ["useradd", *kind, "-U", "-M", "-d", home, "-s", shell, name],
         ["useradd", *kind, "-M", "-d", home, "-s", shell, name],
-        ["adduser", *(() if can_login else ("-S",)), "-D", "-H", "-h", home, "-s", shell, name],
+        ["adduser", *(() if can_login else ("-S", "-g", OURS)), "-D", "-H", "-h", home, "-s", shell, name],
     )
     said = ""
     for argv in commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,15 @@ from tests.rpm.places import Bare
 
 PACKAGING = REPOSITORY / "packaging" / "rpm"
 HERE = Path(__file__).parent
+PACKAGED = ("contextagent", "docs/man", "docs/reference", "init", "packaging")
+"""What the packages are built of."""
+NEWER = "999.1"
 
 
 def _build(script: Path, *words: str) -> list[Path]:
     """Run a build, with this Python's pip, and return the paths that it prints."""
-    environment = os.environ | {"PYTHON": sys.executable}
+    cache = os.environ.get("CONTEXTAGENT_INTERPRETER_CACHE", str(REPOSITORY / ".cache/interpreter"))
+    environment = os.environ | {"PYTHON": sys.executable, "CONTEXTAGENT_INTERPRETER_CACHE": cache}
     done = subprocess.run([script, *words], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [Path(line) for line in done.stdout.splitlines()]
 
@@ -33,8 +38,25 @@ def program() -> Path:
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the package of each flavour."""
-    built = _build(PACKAGING / "build.sh", str(tmp_path_factory.mktemp("packages")))
-    return {path.name.split(".")[-3]: path for path in built}
+    return by_name(_build(PACKAGING / "build.sh", str(tmp_path_factory.mktemp("packages"))))
+
+
+@pytest.fixture(scope="session")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the packages of a later version, whose policy says more than this one's."""
+    tree = tmp_path_factory.mktemp("newer")
+    for name in PACKAGED:
+        shutil.copytree(REPOSITORY / name, tree / name)
+    about = tree / "contextagent/__init__.py"
+    about.write_text(re.sub('__version__ = ".*"', f'__version__ = "{NEWER}"', about.read_text()))
+    with (tree / "packaging/rpm/policy.yaml").open("a") as file:
+        file.write("# a later word\n")
+    return by_name(_build(tree / "packaging/rpm/build.sh", str(tree / "out")))
+
+
+def by_name(built: list[Path]) -> dict[str, Path]:
+    """Return packages by flavour; `preset` is the one beside them."""
+    return {"preset" if "-preset-" in path.name else path.name.split(".")[-3]: path for path in built}
 
 
 @pytest.fixture(scope="session")

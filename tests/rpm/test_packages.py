@@ -1,4 +1,4 @@
-"""The packages: what old and new rpm need of them, and what installing, upgrading and erasing them does."""
+"""The packages as files: what old and new rpm need of them, and what is in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import REPOSITORY, Done, run
+from tests.machine import REPOSITORY, run
 from tests.rpm import oldrpm
 from tests.rpm.conftest import PACKAGING
 
@@ -24,7 +24,6 @@ RPMLIB = {
     "el6": {"rpmlib(CompressedFileNames)", "rpmlib(PayloadFilesHavePrefix)", "rpmlib(FileDigests)"},
 }
 ALGORITHMS = {"el5": "md5", "el6": "sha256"}
-RECORDER = '#!/bin/sh\necho "${0##*/} $*" >> /calls\n'
 
 
 @pytest.fixture(params=FLAVOURS)
@@ -37,52 +36,6 @@ def flavour(request: pytest.FixtureRequest) -> str:
 def package(packages: dict[str, Path], flavour: str) -> oldrpm.Package:
     """The flavour's package, read without rpm."""
     return oldrpm.read(packages[flavour])
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A root with a shell and no Python, as rpm is given it."""
-    root = tmp_path / "root"
-    busybox = shutil.which("busybox")
-    assert busybox, "make rpm installs it"
-    for name in ("bin", "sbin", "etc", "proc", "dev", "tmp", "var/lib/rpm"):
-        (root / name).mkdir(parents=True)
-    root.chmod(0o755)
-    shutil.copy(busybox, root / "bin/busybox")
-    for name in ("sh", "rm", "rmdir", "cat", "echo", "ls"):
-        (root / "bin" / name).symlink_to("busybox")
-    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\ncontextuser:x:990:990::/var/lib/contextuser:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\ncontextuser:x:990:\n")
-    (root / "dev/null").touch(0o666)
-    return root
-
-
-def rpm(root: Path, *words: str | Path) -> Done:
-    """Run this machine's rpm on another root, and drop Debian's own word that this is not how to install on Debian."""
-    done = run(("rpm", "--root", str(root), "--dbpath", "/var/lib/rpm", *map(str, words)))
-    return done._replace(
-        err="".join(line for line in done.err.splitlines(keepends=True) if not line.startswith("rpm: "))
-    )
-
-
-def install(root: Path, package: Path, how: str = "-i") -> None:
-    """Install or upgrade without complaint; /bin/sh there belongs to no package."""
-    done = rpm(root, how, "--nodeps", "--replacepkgs", package)
-    assert (done.code, done.err) == (0, "")
-
-
-def record(root: Path, program: str) -> None:
-    """Put a program in place that only notes how it was called."""
-    path = root / program
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(RECORDER)
-    path.chmod(0o755)
-
-
-def calls(root: Path) -> list[str]:
-    """Return how the recorders were called."""
-    path = root / "calls"
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_the_package_asks_for_a_shell_and_for_nothing_that_its_rpm_lacks(package: oldrpm.Package, flavour: str) -> None:
@@ -129,63 +82,6 @@ def test_rpmlint_has_nothing_to_say(packages: dict[str, Path]) -> None:
         pytest.skip("rpmlint is not installed here")
     done = run(("rpmlint", "--strict", "--config", str(PACKAGING / "rpmlint.toml"), *map(str, packages.values())))
     assert done.code == 0, done.out
-
-
-def test_a_root_without_python_is_contextualised_and_verifies(
-    packages: dict[str, Path], flavour: str, root: Path
-) -> None:
-    install(root, packages[flavour])
-    (root / "disk").mkdir()
-    (root / "disk/prolog.sh").write_text("#!/bin/sh\necho ok > /done\n")
-    enter = f'mount -t proc proc "{root}/proc"; mount --bind /dev "{root}/dev"; chroot "{root}" "$@"'
-    namespaces = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--uts")
-    words = ("/usr/bin/contextagent", "run", "--disk", "/disk", "--metadata", "none")
-    done = run((*namespaces, "sh", "-c", enter, "enter", *words))
-    assert (done.code, done.err) == (0, "")
-    assert (root / "done").read_text() == "ok\n"
-    assert rpm(root, "-V", "--nodeps", "contextagent") == Done(0, "", "")
-
-
-def test_erasing_leaves_nothing_but_the_logs(packages: dict[str, Path], flavour: str, root: Path) -> None:
-    install(root, packages[flavour])
-    before = {path for path in root.rglob("*") if "contextagent" in path.name}
-    assert before
-    for place in ("var/lib/contextagent/instances/x", "var/lib/hepix/context", "run/contextagent"):
-        (root / place).mkdir(parents=True)
-    (root / "etc/contextagent/disabled").touch()
-    (root / "var/log/contextagent/trace-x.jsonl").write_text("{}\n")
-    assert rpm(root, "-e", "--nodeps", "contextagent").code == 0
-    left = [path.relative_to(root) for path in root.rglob("*") if "contextagent" in path.name or "hepix" in path.name]
-    assert list(map(str, left)) == ["var/log/contextagent"]
-
-
-@pytest.mark.parametrize("program", ["sbin/chkconfig", "usr/bin/systemctl"])
-def test_the_boot_is_asked_for_once_and_given_up_at_the_end(
-    packages: dict[str, Path], root: Path, program: str
-) -> None:
-    record(root, program)
-    install(root, packages["el6"])
-    first = calls(root)
-    install(root, packages["el6"], "-U")
-    (root / "calls").unlink()
-    rpm(root, "-e", "--nodeps", "contextagent")
-    last = calls(root)
-    if program == "sbin/chkconfig":
-        assert first == ["chkconfig --add contextagent-pre", "chkconfig --add contextagent"]
-        assert last == ["chkconfig --del contextagent", "chkconfig --del contextagent-pre"]
-    else:
-        assert first == ["systemctl enable contextagent-pre-network.service contextagent.service"]
-        assert last == ["systemctl disable contextagent.service contextagent-pre-network.service"]
-
-
-def test_an_upgrade_starts_and_stops_nothing(packages: dict[str, Path], root: Path) -> None:
-    record(root, "usr/bin/systemctl")
-    (root / "run/systemd/system").mkdir(parents=True)
-    install(root, packages["el6"])
-    (root / "calls").unlink()
-    done = rpm(root, "-U", "--nodeps", "--oldpackage", "--replacepkgs", packages["el5"])
-    assert done.code == 0
-    assert set(calls(root)) == {"systemctl daemon-reload"}
 
 
 def test_the_units_are_what_systemd_takes_for_sound(tmp_path: Path) -> None:

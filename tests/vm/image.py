@@ -115,7 +115,7 @@ def packages() -> dict[str, Path]:
             subprocess.run(
                 [PROJECT / "packaging/rpm/build.sh", work], env=environment, stdout=subprocess.DEVNULL, check=True
             )
-    return {path.name.split(".")[-3]: path for path in sorted(folder.iterdir())}
+    return {path.name.split(".")[-3]: path for path in sorted(folder.iterdir()) if "-preset-" not in path.name}
 
 
 def _is_packaged(path: Path) -> bool:
