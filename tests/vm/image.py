@@ -71,7 +71,7 @@ class Kind(NamedTuple):
 
 def image(kind: Kind) -> Path:
     """Return the root disk of a kind of guest, with our package in it, made where it is not there yet."""
-    tree, (vmlinux, modules), package = root_tree(kind), kernel(), packages()[kind.flavour]
+    tree, (vmlinux, _), package = root_tree(kind), kernel(), packages()[kind.flavour]
     report = (HERE / "lab-report").read_text()
     made_of = (
         tree.name,
@@ -85,15 +85,21 @@ def image(kind: Kind) -> Path:
         if work is not None:
             root = work.with_suffix(".root")
             try:
-                run("cp", "-a", "--reflink=auto", tree, root)
-                _install_modules(root, modules)
-                write(root / "usr/local/sbin/lab-report", report, 0o755)
-                kind.fit(root)
+                fresh_root(kind, root)
+                _refuse_python(root, kind)
                 install(root, shell_package(), package)
-                _make_disk(root, work, has_python=kind.has_python)
+                make_disk(root, work)
             finally:
                 run("rm", "-rf", root)
     return disk
+
+
+def fresh_root(kind: Kind, root: Path) -> None:
+    """Make a kind's root in a folder, with all but our package."""
+    run("cp", "-a", "--reflink=auto", root_tree(kind), root)
+    _install_modules(root, kernel()[1])
+    write(root / "usr/local/sbin/lab-report", (HERE / "lab-report").read_text(), 0o755)
+    kind.fit(root)
 
 
 def install(root: Path, *package: Path) -> None:
@@ -105,13 +111,13 @@ def install(root: Path, *package: Path) -> None:
         run("rpm", "--root", root, "--dbpath", "/var/lib/rpm", "-i", each)
 
 
-def packages() -> dict[str, Path]:
-    """Return the package of each flavour, built of the present tree where that is not done yet."""
+def packages(number: str = "") -> dict[str, Path]:
+    """Return the package of each flavour, of the present tree or with another version; built where that is not done."""
     files = [path for name in PACKAGED for path in sorted((PROJECT / name).rglob("*")) if _is_packaged(path)]
     made_of = [part for path in files for part in (str(path.relative_to(PROJECT)), path.read_bytes())]
-    with made("packages", *made_of) as (folder, work):
+    with made(f"packages{number}", *made_of) as (folder, work):
         if work is not None:
-            environment = os.environ | {"PYTHON": sys.executable}
+            environment = os.environ | {"PYTHON": sys.executable, "NUMBER": number}
             subprocess.run(
                 [PROJECT / "packaging/rpm/build.sh", work], env=environment, stdout=subprocess.DEVNULL, check=True
             )
@@ -180,11 +186,15 @@ def _install_modules(root: Path, modules: Path) -> None:
     run("depmod", "-b", root, modules.name)
 
 
-def _make_disk(root: Path, disk: Path, *, has_python: bool) -> None:
+def _refuse_python(root: Path, kind: Kind) -> None:
     python = [path for path in root.glob("usr/bin/*python*") if path.exists()]
-    if python and not has_python:
-        message = f"cannot make '{disk.name}': the root has a Python of its own: {python[0]}"
+    if python and not kind.has_python:
+        message = f"cannot make '{root}': it has a Python of its own: {python[0]}"
         raise GuestError(message)
+
+
+def make_disk(root: Path, disk: Path) -> None:
+    """Make a disk of a root: ext4 without a partition table."""
     disk.write_bytes(b"")
     os.truncate(disk, DISK_BYTES)
     features = "^64bit,^metadata_csum"
