@@ -257,7 +257,7 @@ def test_no_line_of_a_trace_is_ever_rotated_away(tmp_path: Path) -> None:
     trace = tmp_path / "contextagent/trace-x.jsonl"
     trace.parent.mkdir()
     trace.write_text("{}\n" * 1000)
-    words = ["logrotate", "--force", "--state", tmp_path / "state", rules]
+    words = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(rules)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert [path.name for path in trace.parent.iterdir()] == [trace.name]
