@@ -244,5 +244,5 @@ def _with_logs(host: Host, known: State, situation: Situation) -> tuple[State, S
     from contextagent.runner.logdaemons import find_targets  # noqa: PLC0415  # most boots ask for no logging
 
     found = find_targets(host, situation.settings, old, boot_id=known.boot_id, instance_id=known.instance_id)
-    known = known.saying(warnings=found.warnings)
-    return known, situation.replace(log_targets=found.targets)
+    known = known.saying(warnings=found.warnings, errors=found.errors)
+    return known, situation.replace(log_targets=found.targets, logs_wanted=found.wanted)

@@ -339,8 +339,8 @@ class Step(Value):
     `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.
     The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`,
     `mode`, or `link`), whose keys (`target`), which (`lines`) and how the account is had (`argument`: `there`, `make`,
-    `sudo`); a script's `argument` and settings; what log daemons are `told`, and when (`argument`: `first`, `again`,
-    `delivered`, `flush`).
+    `sudo`); a script's `argument` and settings; what log daemons are `told`, where logs are wanted (`lines`), and when
+    (`argument`: `first`, `again`, `delivered`, `flush`).
     """
 
     id: str

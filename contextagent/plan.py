@@ -32,6 +32,7 @@ class Situation(Value):
         begun: Ids of scripts that an agent began in this boot before it was killed, with the outcome (`done`,
             `interrupted`); they are not begun again, unless they were interrupted and their settings say `rerun: safe`.
         log_targets: What each log daemon of the machine is told; None where the site asks for no logging.
+        logs_wanted: Where the site wants logs sent.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Situation(Value):
     is_user_withheld: bool = False
     begun: Mapping[str, str] = {}
     log_targets: tuple[Target, ...] | None = None
+    logs_wanted: tuple[str, ...] = ()
 
 
 def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
@@ -85,7 +87,8 @@ def _logs_after(phase: Phase, situation: Situation) -> Iterable[Step]:
     """Return the step that finds out, after everybody's scripts, how far the logs go; at a stop, that sends them."""
     if situation.log_targets is not None:
         argument = "flush" if phase == "stop" else "delivered"
-        yield _log_step(f"site/{phase}/logging:{argument}", phase, situation, argument, situation.log_targets)
+        step = _log_step(f"site/{phase}/logging:{argument}", phase, situation, argument, situation.log_targets)
+        yield step.replace(lines=situation.logs_wanted)
 
 
 def _logs(phase: Phase, situation: Situation, argument: str, *, is_late: bool = False) -> Iterable[Step]:

@@ -7,6 +7,7 @@ import os
 from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
 from contextagent.model import Problem, Value
+from contextagent.runner.logfiles import trace_paths
 from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False
@@ -25,10 +26,19 @@ _MAX_CONFIGURATION_BYTES = 1 << 20
 
 
 class Found(Value):
-    """What the log daemons of a machine are told, and what could not be expressed."""
+    """What the log daemons of a machine are told.
+
+    Attributes:
+        targets: For each daemon that is told something.
+        wanted: Where the site wants logs sent: hosts, and the journal's URL.
+        warnings: What could not be expressed, and what is done instead.
+        errors: What can't be done at all.
+    """
 
     targets: tuple[Target, ...]
+    wanted: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    errors: tuple[Problem, ...] = ()
 
 
 def find_targets(
@@ -46,12 +56,22 @@ def find_targets(
         instance_id: This machine's; empty when unknown.
     """
     logging, problems = asked(settings, old_servers)
-    logging = logging.replace(trace=host.files.real(f"{LOGS}/trace-*.jsonl"), boot_id=boot_id, instance_id=instance_id)
+    logging = logging.replace(
+        trace=host.files.real(f"{LOGS}/trace-*.jsonl"),
+        traces=tuple(map(host.files.real, trace_paths(host))),
+        boot_id=boot_id,
+        instance_id=instance_id,
+    )
     if not (logging.collectors or logging.audit or logging.journal_upload):
         return Found(targets=(), warnings=problems)
     found = targets(logging, machine_of(host))
-    said = tuple(problem for each in found for problem in each.problems)
-    return Found(targets=tuple(each for each in found if each.files), warnings=(*problems, *said))
+    wanted = dict.fromkeys((*(each.host for each in logging.collectors), logging.journal_upload))
+    return Found(
+        targets=tuple(each for each in found if each.files),
+        wanted=tuple(filter(None, wanted)),
+        warnings=(*problems, *(said for each in found if each.files for said in each.problems)),
+        errors=tuple(said for each in found if not each.files for said in each.problems),
+    )
 
 
 def machine_of(host: Host) -> Machine:
@@ -67,9 +87,7 @@ def machine_of(host: Host) -> Machine:
         programs=programs,
         versions=versions,
         modules=tuple(sorted(set(_modules(host)))),
-        texts={
-            path: text for each in daemons.values() for path in each.ASKED if (text := _text(host, path)) is not None
-        },
+        texts={path: text for path in _asked(host, daemons) if (text := _text(host, path)) is not None},
         init=_init(host),
     )
 
@@ -85,13 +103,23 @@ def _programs(host: Host, daemons: dict[str, Daemon]) -> Iterator[tuple[str, str
                 yield name, path
 
 
+def _asked(host: Host, daemons: dict[str, Daemon]) -> Iterator[str]:
+    """Yield the paths that the daemons' texts depend on; of a folder, those with the ending that is asked for."""
+    for path in (path for daemon in daemons.values() for path in daemon.ASKED):
+        folder, star, ending = path.partition("*")
+        if star:
+            yield from (f"{folder}{each.name}" for each in host.files.folder(folder) if each.name.endswith(ending))
+        else:
+            yield path
+
+
 def _version(host: Host, program: str) -> str:
     """Return the version that a daemon says it is (`8.2302.0`); empty where it says none, or only after a long time."""
     if not program.endswith("/rsyslogd") and not program.endswith("/syslog-ng"):
         return ""
     option = "-v" if program.endswith("/rsyslogd") else "-V"
     first = host.run([program, option], timeout_s=_VERSION_S).text().partition("\n")[0]
-    words = first.replace(",", " ").replace("(", " ").split()
+    words = first.replace(",", " ").replace("(", " ").replace(")", " ").split()
     return next((word for word in words if word[0].isdigit() and "." in word), "")
 
 

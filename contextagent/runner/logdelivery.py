@@ -39,17 +39,25 @@ class Delivery:
         self._journal = journal
         self._known = known
         self._told = [each for each in told if known["daemons"].get(each.daemon, {}).get("sha512")]
+        self._is_any_able = any(each.sends for each in told)
         self.problems: list[Problem] = []
 
-    def find_out(self, *, is_network: bool) -> None:
-        """Find out how far the logs go, and put it into the trace and into what is known."""
+    def find_out(self, *, wanted: Sequence[str], is_network: bool) -> None:
+        """Find out how far the logs go, and put it into the trace and into what is known.
+
+        Args:
+            wanted: Where the site wants logs sent; empty where it only wants more of them.
+            is_network: Whether there is a network by now.
+        """
         sending = [each for each in self._told if each.sends]
-        delivered, reason = "configured" if sending else "no", ""
-        if not self._known["daemons"]:
-            reason = "the machine has no log daemon that could be told"
-            self.problems.append(Problem(reason="logging-none", message=f"cannot set up logging: {reason}, going on"))
+        delivered, reason = "configured", ""
+        if not wanted:
+            delivered, reason = "none", "no collector is named"
         elif not sending:
-            reason = "no log daemon sends anything"
+            delivered, reason = "no", "no log daemon of this machine can send them"
+            if not self._is_any_able:  # else it was said already what became of that one
+                message = f"cannot send logs to '{' '.join(wanted)}': {reason}, going on without"
+                self.problems.append(Problem(reason="logging-none", message=message))
         elif self._host.is_caller:
             reason = "below another root no daemon is asked, and no collector tried"
         elif not is_network:

@@ -7,6 +7,7 @@ import stat as stat_bits
 
 from contextagent.collectors import with_block
 from contextagent.errors import CannotWriteError, ContextAgentError
+from contextagent.runner.journal import LOGS, trace_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _CHECK_S = 5
 _MAX_BYTES = 1 << 20
 _MAX_SAID = 300
 _NEW_PARENT = 0o755
+NEWEST = 3
+"""Traces that are sent again from their beginning: of this boot, and of those whose end is the least sure."""
 
 
 class RefusedFilesError(ContextAgentError):
@@ -120,6 +123,36 @@ def without_ours(host: Host, told: Target) -> dict[str, bytes | None]:
         else None
         for file in told.files
     }
+
+
+def trace_paths(host: Host) -> list[str]:
+    """Return the guest paths of all traces, the oldest first; this boot's is the last, if it is not there yet, too."""
+    now = trace_path(host.boot_id())
+    found = [f"{LOGS}/{entry.name}" for entry in host.files.folder(LOGS) if entry.kind == "file"]
+    found = [path for path in found if path.startswith(f"{LOGS}/trace-") and path.endswith(".jsonl") and path != now]
+    return [*sorted(found, key=host.files.changed_ns), now]
+
+
+def forget_positions(host: Host, told: Target) -> None:
+    """Let a daemon that is about to start send the newest traces from their beginning.
+
+    What it had sent before, and nobody acknowledged when both sides died, would be missing at the collector; what comes
+    twice is known for what it is there.
+    """
+    from fnmatch import fnmatchcase  # noqa: PLC0415  # only for a daemon that keeps positions
+
+    for path in trace_paths(host)[-NEWEST:]:
+        try:
+            inode = os.stat(host.files.real(path)).st_ino
+        except OSError:
+            continue
+        dashed, last = host.files.real(path).replace("/", "-"), path.rpartition("/")[2]
+        for pattern in told.positions:
+            folder, _, name = pattern.rpartition("/")
+            name = name.format(inode=inode, dashed=dashed, name=last)
+            for entry in host.files.folder(folder):
+                if entry.kind == "file" and fnmatchcase(entry.name, name):
+                    host.files.remove(f"{folder}/{entry.name}")
 
 
 def _write(host: Host, file: TargetFile, text: bytes, told: Target) -> None:

@@ -29,6 +29,8 @@ COMMAND_S = 10
 COME_UP_S = 3.0
 """For a daemon to be there after it was asked to restart."""
 POLL_S = 0.02
+_RESTARTS = frozenset(("restart", "try-restart", "condrestart", "start"))
+"""Words of a command by which a daemon begins anew."""
 
 
 class LogSetup:
@@ -69,7 +71,7 @@ class LogSetup:
         if step.argument == "flush":
             delivery.flush()
         else:
-            delivery.find_out(is_network=step.phase != "pre-network")
+            delivery.find_out(wanted=step.lines, is_network=step.phase != "pre-network")
         self.problems += delivery.problems
 
     def flush_rest(self) -> str:
@@ -83,14 +85,17 @@ class LogSetup:
             return  # it was said already
         mine["wanted"] = step.sha512
         mine["ran"] = bool(self._running(told))
+        if not mine["ran"] and not self._host.is_caller:
+            logfiles.forget_positions(self._host, told)
         if logfiles.is_in_place(self._host, told):
             reason = f"{told.daemon}: as it was"
         else:
             self._install(told)
             reason = f"{told.daemon}: written"
         mine["sha512"], mine["marks"] = step.sha512, logfiles.marks_of(self._host, told)
-        if step.phase != "pre-network" and self._is_older(told):
+        if step.phase != "pre-network" and self._is_due(told):
             self._command(told, told.take_up)
+            mine["ran"] = True
             reason += ", taken up"
         self._record(told, reason)
 
@@ -112,7 +117,7 @@ class LogSetup:
         mine["marks"] = logfiles.marks_of(self._host, told)
         if mine["ran"]:
             self._command(told, told.bring_back or told.take_up)
-            if not self._wait_for(told, since_ns=mine["asked_ns"]):
+            if not self._wait_for(told, since_ns=mine.get("asked_ns", 0)):
                 mine["asked_ns"] = 0  # that it is not there is not what it was told
                 message = f"cannot start '{told.process}' again: it is not there after {COME_UP_S:g} s"
                 self.problems.append(Problem(reason="logging-failed", message=f"{message}, going on without it"))
@@ -158,17 +163,27 @@ class LogSetup:
         self._record(told, str(error))
         self.problems.append(Problem(reason=reason, message=f"{error}, going on without its logs"))
 
-    def _is_older(self, told: Target) -> bool:
-        """Return whether the daemon runs since before its files were last written."""
+    def _is_due(self, told: Target) -> bool:
+        """Return whether the daemon has yet to take its files up: it runs since before they were last written.
+
+        One that does not run will read them when it starts, unless nobody but the site starts it.
+        """
+        mine = self._mine(told)
+        written_ns = mine.get("written_ns") or logfiles.changed_ns(self._host, told)
+        if self._host.is_caller or mine.get("taken_ns", 0) > written_ns:
+            return False
         found = self._running(told)
-        written_ns = self._mine(told).get("written_ns") or logfiles.changed_ns(self._host, told)
-        return bool(found) and all(each.start_ns < written_ns for each in found)
+        return all(each.start_ns < written_ns for each in found) if found else told.take_up == told.bring_back
 
     def _command(self, told: Target, argv: Sequence[str]) -> None:
         """Run a command that makes a daemon take its files up; it is not waited for longer than it takes to ask."""
-        self._mine(told)["asked_ns"] = self._host.mono_ns()
+        mine = self._mine(told)
+        mine["taken_ns"] = self._host.mono_ns()
         if not argv or self._host.is_caller:
             return
+        # whoever only reads its files again does not begin anew
+        mine["asked_ns"] = mine["taken_ns"] if _RESTARTS & set(argv) else 0
+        logfiles.forget_positions(self._host, told)
         done = self._host.run(argv, timeout_s=COMMAND_S)
         if not done.is_ok:
             said = " ".join(done.text().split())[-200:] or (

@@ -120,8 +120,8 @@ class Stand:
             files=(TargetFile(path=DROP_IN, text=text),),
             check=(str(self.folder / "check"), real(MAIN), real(DROP_IN)),
             check_alone=(str(self.folder / "check"), "{file}"),
-            take_up=(str(self.folder / "take_up"),),
-            bring_back=(str(self.folder / "bring_back"),),
+            take_up=(str(self.folder / "take_up"), "restart"),
+            bring_back=(str(self.folder / "bring_back"), "restart"),
             process=self.name,
             carries_trace=True,
             sends=("tcp://127.0.0.1:1",),
@@ -132,24 +132,27 @@ class Stand:
         """Take steps of one phase, with what is known from the one before."""
         setup = LogSetup(self.host, self.journal, self.known)
         for argument in arguments:
-            setup.take(
-                Step(
-                    id=f"site/{phase}/logging:{argument}",
-                    kind="reload",
-                    owner="site",
-                    phase=phase,
-                    sha512="d" * 64 if argument in ("first", "again") else "",
-                    profile="root",
-                    limits=None,
-                    frequency="every-boot",
-                    skip=None,
-                    late=False,
-                    argument=argument,
-                    told=(told,),
-                )
-            )
+            setup.take(self.step(argument, told, phase=phase))
         self.known = setup.known
         return setup
+
+    def step(self, argument: str, *told: Target, phase: Phase = "post-network") -> Step:
+        """Return a step as the plan has it."""
+        return Step(
+            id=f"site/{phase}/logging:{argument}",
+            kind="reload",
+            owner="site",
+            phase=phase,
+            sha512="d" * 64 if argument in ("first", "again") else "",
+            profile="root",
+            limits=None,
+            frequency="every-boot",
+            skip=None,
+            late=False,
+            argument=argument,
+            told=told,
+            lines=("127.0.0.1",),
+        )
 
     def records(self) -> list[dict[str, Any]]:
         return [record for record in self.journal.events() if record["ev"] == "logging"]
@@ -306,7 +309,7 @@ def test_what_a_user_script_did_to_the_logging_is_said_and_mended_before_the_sit
 
 
 def test_a_daemon_that_cannot_be_brought_back_is_said_and_holds_up_nothing(stand: Stand) -> None:
-    told = stand.told(bring_back=("false",))
+    told = stand.told(bring_back=("false", "restart"))
     stand.take(told, "first", "delivered")
     stand.kill()
     setup = stand.take(told, "again", "delivered")
@@ -343,21 +346,7 @@ def test_by_udp_nothing_more_than_configured_is_ever_known(stand: Stand) -> None
 
 def test_a_machine_without_any_log_daemon_is_a_target_that_failed(stand: Stand) -> None:
     setup = LogSetup(stand.host, stand.journal, {})
-    setup.take(
-        Step(
-            id="site/post-network/logging:delivered",
-            kind="reload",
-            owner="site",
-            phase="post-network",
-            sha512="",
-            profile="root",
-            limits=None,
-            frequency="every-boot",
-            skip=None,
-            late=False,
-            argument="delivered",
-        )
-    )
+    setup.take(stand.step("delivered"))
     assert reasons(setup) == (["logging-none"], [])
     assert setup.known["delivered"] == "no"
 
@@ -419,3 +408,51 @@ def test_a_daemon_that_cannot_carry_the_trace_gets_a_line_a_record_once(stand: S
     ]
     assert lines[0].endswith(" start id='site/post-network/a\\nb' sha512=5555555555555555")
     assert all(line.isascii() and line.isprintable() for line in lines)
+
+
+def test_a_daemon_that_only_reads_its_files_again_is_not_expected_to_begin_anew(stand: Stand) -> None:
+    told = stand.told(take_up=("true", "reload"))
+    before = stand.pid
+    setup = stand.take(told, "first", "again", "delivered")
+    assert reasons(setup) == ([], [])
+    assert stand.records()[0]["reason"] == "clog: written, taken up"
+    stand.take(told, "first")
+    assert stand.records()[-1]["reason"] == "clog: as it was"
+    assert stand.pid == before
+
+
+def test_a_daemon_that_nobody_but_the_site_starts_is_started(stand: Stand) -> None:
+    stand.kill()
+    command = (str(stand.folder / "bring_back"), "restart")
+    stand.take(stand.told(take_up=command, bring_back=command), "first", "delivered")
+    assert stand.asked() == ["bring_back"]
+    assert running(stand.name)
+
+
+def test_a_daemon_that_starts_anew_forgets_how_far_it_had_read_the_newest_traces(stand: Stand) -> None:
+    logs = Path(stand.host.files.real("/var/log/contextagent"))
+    for number in range(4):
+        path = logs / f"trace-old{number}.jsonl"
+        path.write_text("")
+        os.utime(path, (number, number))
+    names = {path.name: path.stat().st_ino for path in logs.glob("trace-*")}
+    spool = Path(stand.host.files.real("/var/spool"))
+    spool.mkdir(parents=True)
+    for name, inode in names.items():
+        (spool / f"state:{inode}:x").touch()
+        (spool / f"{name}.position").touch()
+    (spool / "state:other").touch()
+    patterns = ("/var/spool/state:{inode}*", "/var/spool/{name}.position")
+    stand.kill()
+    stand.take(stand.told(positions=patterns), "first", phase="pre-network")
+    kept = ["trace-old0.jsonl", "trace-old1.jsonl"]
+    assert sorted(path.name for path in spool.iterdir()) == sorted(
+        ["state:other", *(f"state:{names[name]}:x" for name in kept), *(f"{name}.position" for name in kept)]
+    )
+
+
+def test_where_nothing_is_to_be_sent_nothing_is_delivered(stand: Stand) -> None:
+    setup = LogSetup(stand.host, stand.journal, {})
+    setup.take(stand.step("delivered", stand.told(sends=())).replace(lines=()))
+    assert reasons(setup) == ([], [])
+    assert setup.known["delivered"] == "none"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contextagent.collectors import Endpoint, Target, TargetFile
 from contextagent.model import Kept, LoginKey, PlacedFile, Script, Supply
 from contextagent.plan import Situation, make_plan
 from contextagent.policy.layer import Layer, Setting
@@ -209,3 +210,89 @@ def test_a_script_keeps_the_limits_of_the_settings() -> None:
     assert step.limits is not None
     assert step.limits.wall_s == 5
     assert step.name == "s"
+
+
+TOLD = (
+    Target(
+        daemon="rsyslog",
+        files=(TargetFile(path="/etc/rsyslog.d/10-contextagent.conf", text="x"),),
+        connect=(Endpoint(host="collector", port=6514, ca="/etc/pki/ca.pem"),),
+    ),
+    Target(daemon="auditd", files=(TargetFile(path="/etc/audit/rules.d/x", text="y"),)),
+)
+
+
+def log_steps(phase: Phase, supplied: dict[Owner, Supply | None], **changes: object) -> list[str]:
+    steps = make_plan(phase, supplied, situation(log_targets=TOLD, logs_wanted=("collector",), **changes)).steps
+    return [step.id.split("/", 2)[2] for step in steps]
+
+
+def test_a_boot_that_asks_for_no_logging_has_no_step_for_it() -> None:
+    assert not make_plan(None, both(None, None), situation()).steps
+
+
+@pytest.mark.parametrize("phase", ["pre-network", "post-network"])
+def test_logging_is_set_up_before_anybodys_scripts_and_compared_between_the_users_and_the_sites(phase: Phase) -> None:
+    site = Supply(owner="site", source="disk:hepix", scripts=(script("site", phase, "site.sh"),))
+    user = Supply(owner="user", source="disk:hepix", scripts=(script("user", phase, "user.sh"),))
+    assert log_steps(phase, both(site, user)) == [
+        "logging:rsyslog",
+        "logging:auditd",
+        "user.sh",
+        "logging:rsyslog:again",
+        "logging:auditd:again",
+        "site.sh",
+        "logging:delivered",
+    ]
+    assert log_steps(phase, both(site, None)) == ["logging:rsyslog", "logging:auditd", "site.sh", "logging:delivered"]
+
+
+def test_late_scripts_of_the_user_are_followed_by_a_comparison_too_and_no_id_comes_twice() -> None:
+    scripts = [(phase, f"{phase}.sh") for phase in PHASES[:2]]
+    user = Supply(owner="user", source="x", scripts=tuple(script("user", phase, name) for phase, name in scripts))
+    ids = log_steps("post-network", both(None, user), late=("user", "site"))
+    assert ids == [
+        "logging:rsyslog",
+        "logging:auditd",
+        "pre-network.sh",
+        "logging:rsyslog:again-late",
+        "logging:auditd:again-late",
+        "post-network.sh",
+        "logging:rsyslog:again",
+        "logging:auditd:again",
+        "logging:delivered",
+    ]
+
+
+def test_at_the_stop_logs_are_sent_after_everybodys_scripts() -> None:
+    site = Supply(owner="site", source="disk:hepix", scripts=(script("site", "stop", "stop.sh"),))
+    user = Supply(owner="user", source="disk:hepix", scripts=(script("user", "stop", "stop.sh"),))
+    assert log_steps("stop", both(site, user)) == ["stop.sh", "stop.sh", "logging:flush"]
+
+
+@pytest.mark.parametrize("late", [(), ("site",)])
+def test_certificates_among_the_sites_files_are_placed_before_they_are_needed(late: tuple[Owner, ...]) -> None:
+    files = tuple(
+        PlacedFile(owner="site", target=target, sha512="", size_bytes=1, mode=0o644, content="x")
+        for target in ("/etc/motd", "/etc/pki/ca.pem")
+    )
+    phase: Phase = "post-network" if late else "pre-network"
+    ids = log_steps(phase, both(Supply(owner="site", source="x", files=files), None), late=late)
+    assert ids == [
+        "files/etc/pki/ca.pem",
+        "logging:rsyslog",
+        "logging:auditd",
+        "files/etc/motd",
+        "files/etc/pki/ca.pem",
+        "logging:delivered",
+    ]
+
+
+def test_a_step_of_logging_is_told_by_the_digest_of_its_files() -> None:
+    def digest(text: str) -> str:
+        told = TOLD[0].replace(files=(TargetFile(path="/x", text=text),))
+        return make_plan("pre-network", both(None, None), situation(log_targets=(told,))).steps[0].sha512
+
+    assert digest("a") == digest("a") != digest("b")
+    first = make_plan("pre-network", both(None, None), situation(log_targets=TOLD, is_caller=True)).steps[0]
+    assert (first.kind, first.owner, first.profile, first.frequency) == ("reload", "site", "caller", "every-boot")
