@@ -1,4 +1,4 @@
-"""The units beside those of whatever configures a network: systemd itself, asked for a whole boot, finds no cycle.
+"""The units beside those of whatever configures a network or keeps logs: systemd, asked for a boot, finds no cycle.
 
 `systemd-analyze verify` puts together the transaction of a boot as process 1 does, generators included, and names every
 cycle that it would have to break.  Planted ones show that it does.
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-PACKAGES = ("coreutils", "dash", "systemd-sysv", "udev", "cloud-init", "network-manager", "ifupdown", "nftables")
+PACKAGES = (
+    "coreutils",
+    "dash",
+    "systemd-sysv",
+    "udev",
+    "cloud-init",
+    "network-manager",
+    "ifupdown",
+    "nftables",
+    "rsyslog",
+    "auditd",
+)
 # What a machine with that package has enabled (cloud-init's generator adds its target to the boot), in either release
 UNITS = {
     "cloud-init": "cloud-init-local cloud-init-main cloud-init cloud-init-network cloud-config cloud-final",
@@ -26,6 +37,7 @@ UNITS = {
     "systemd-networkd": "systemd-networkd systemd-networkd-wait-online",
     "ifupdown": "networking",
     "nftables": "nftables",
+    "logs": "rsyslog auditd",
 }
 # What has run when each has begun to configure the network; cloud-init leaves that to others, and is last at it
 NETWORK_UP = {
