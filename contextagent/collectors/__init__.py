@@ -51,8 +51,8 @@ class Collector(Value):
     Attributes:
         host: Name or address, IPv6 without brackets.
         port: 0: the one of `PORTS`.
-        protocol: How; `relp` with a `ca` is RELP inside TLS.
-        ca: Path of the certificates it is judged by; empty: no TLS (`relp`), or none is judged by (`tls`: refused).
+        protocol: How; `relp` with a `ca` is RELP inside TLS, where this machine shows a certificate as well.
+        ca: Path of the certificates it is judged by; `tls` takes one, `tcp` and `udp` take none.
         cert: Path of this machine's own certificate, with `key`; empty: it shows none.
         key: Path of its private key.
         peer: Name that the collector's certificate must have; empty: `host`.

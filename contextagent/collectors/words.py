@@ -202,6 +202,8 @@ def _fault(collector: Collector) -> str:
             return f"its '{name}' is no absolute path without blanks and quotes: '{_shown(path)}'"
     if bool(collector.cert) != bool(collector.key):
         return "'cert' and 'key' go together"
+    if collector.protocol == "relp" and collector.ca and not collector.cert:
+        return "RELP inside TLS takes a 'cert' and a 'key' of this machine as well"  # else librelp checks nobody
     if collector.protocol == "tls" and not collector.ca:
         return "without a 'ca' nobody knows who answers"
     if collector.ca and collector.protocol in ("tcp", "udp"):

@@ -1,0 +1,48 @@
+"""Certificates for tests: an authority of one's own, made with openssl."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Certificate(NamedTuple):
+    """A certificate with its key."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """Who signs certificates.
+
+    Attributes:
+        cert: Its own certificate.
+    """
+
+    def __init__(self, folder: Path, name: str = "Site CA") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.cert, self._key = folder / "ca.pem", folder / "ca.key"
+        self_signed = ("req", "-x509", *_KEY, "-days", "30", "-subj", f"/CN={name}")
+        _openssl(*self_signed, "-keyout", self._key, "-out", self.cert)
+
+    def issue(self, name: str) -> Certificate:
+        """Return a certificate for a host's name."""
+        made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        extensions = self._folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName=DNS:{name}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        request = self._folder / f"{name}.csr"
+        _openssl("req", *_KEY, "-subj", f"/CN={name}", "-keyout", made.key, "-out", request)
+        signed_by = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-days", "30", "-extfile", extensions)
+        _openssl("x509", "-req", "-in", request, *signed_by, "-out", made.cert)
+        return made
+
+
+def _openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
