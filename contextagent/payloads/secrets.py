@@ -52,6 +52,13 @@ def is_secret(value: str) -> bool:
     return len(set(value)) >= MIN_VARIETY and not value.isalpha()
 
 
+def looks_secret(text: str) -> bool:
+    """Return whether a text may be a password, as far as its letters tell: no path, no address, letters and figures."""
+    if len(text) < MIN_CHARACTERS or text.startswith(("/", "http://", "https://")):
+        return False
+    return any(char.isalpha() for char in text) and any(char.isdigit() for char in text)
+
+
 def is_secret_name(name: str) -> bool:
     """Return whether a variable of that name holds a secret, as far as a name tells."""
     lower = name.lower()
@@ -73,10 +80,7 @@ def masked(text: str, values: Iterable[str] = ()) -> str:
 
     Of the values, the forms that scripts print by accident are known as well: base64, hexadecimal, percent-encoded.
     """
-    for value in values:
-        for form in _forms(value):
-            if form in text:
-                text = text.replace(form, MASK)
+    text = masked_values(text, values)
     lower = text.lower()
     signs = (*_SIGNS, "passw", "passphrase", "secret", "key", "token", "bearer", "basic")
     if not any(sign in lower for sign in signs):
@@ -87,6 +91,15 @@ def masked(text: str, values: Iterable[str] = ()) -> str:
         spans = [found.span(group) for found in re.finditer(pattern, text, flags=re.DOTALL)]
         for start, end in reversed(spans):
             text = f"{text[:start]}{MASK}{text[end:]}"
+    return text
+
+
+def masked_values(text: str, values: Iterable[str]) -> str:
+    """Return a text with all of `values` replaced, in the forms that `masked` knows, and nothing else."""
+    for value in values:
+        for form in _forms(value):
+            if form in text:
+                text = text.replace(form, MASK)
     return text
 
 

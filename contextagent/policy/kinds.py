@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.payloads.address import parse_address
+from contextagent.payloads.secrets import looks_secret
 from contextagent.policy.schema import describe
 from contextagent.policy.yamltext import Fault
 
@@ -40,9 +41,15 @@ def convert(kind: Type, node: Node) -> tuple[Any, tuple[Fault, ...]]:
 
 
 def shown(node: Node) -> str:
-    """Return what was written, quoted and cut for a message; a URL with a password in it is not repeated."""
+    """Return what was written, quoted and cut for a message.
+
+    Messages are for everybody to read (`status.json`): a URL with a password in it, and what may be a password in a
+    wrong place, is not repeated.
+    """
     if node.kind != "scalar":
         return f"a {node.kind}"
+    if looks_secret(node.text):
+        return f"a text of {len(node.text)} characters"
     scheme, mark, rest = node.text.partition("://")
     if mark and "@" in rest:
         return f"'{scheme[:SHOWN_CHARACTERS]}://…@…'"
