@@ -28,6 +28,7 @@ VERBS = {
     "query": ("ask", "print one fact or setting, with where it comes from"),
     "trace": ("trail", "show or verify the trace"),
     "receipt": ("receipt", "print the receipt of a boot"),
+    "collect-logs": ("ticket", "one archive for a bug report, without secrets"),
     "lint": ("kit", "check a context, user data or policy: every problem at once"),
     "pack": ("kit", "make a context disk or bundle from a folder"),
     "simulate": ("trial", "a whole boot on a throw-away view of this machine"),

@@ -28,7 +28,6 @@ LATER = {
     "pilot": "how the pilot does, and how to stop it",
     "finish": "say how the payload ended",
     "drain": "let the machine end early",
-    "collect-logs": "one archive for a bug report, without secrets",
 }
 """Verbs of later versions, refused by name."""
 _GLOBAL = ("--root", "--policy", "--debug")
@@ -96,9 +95,14 @@ def make_parser(chosen: str = "") -> _Parser:
             allow_abbrev=False,
         )
         if verb == chosen:
-            getattr(import_module(f"contextagent.cli.{module}"), f"add_{verb}")(sub)
+            getattr(import_module(f"contextagent.cli.{module}"), f"add_{_spelled(verb)}")(sub)
             add_global(sub)
     return parser
+
+
+def _spelled(verb: str) -> str:
+    """Return a verb as it stands in the names of its functions."""
+    return verb.replace("-", "_")
 
 
 def add_global(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +150,7 @@ def parse_and_run(argv: Sequence[str]) -> int:
         is_json=getattr(options, "format", "text") == "json",
     )
     module, _ = VERBS[verb]
-    run = getattr(import_module(f"contextagent.cli.{module}"), f"run_{verb}")
+    run = getattr(import_module(f"contextagent.cli.{module}"), f"run_{_spelled(verb)}")
     code: int = run(options, shell)
     return code
 

@@ -139,6 +139,21 @@ def _seconds(duration_s: float | None) -> str:
     return "" if duration_s is None else f"{duration_s:.3f} s"
 
 
+def shown_status(host: Host) -> str:
+    """Return this boot's status as text.
+
+    Raises:
+        UnknownError: The agent has not run in this boot.
+        InvalidInputError: The file is no status.
+    """
+    return "".join(f"{line}\n" for line in _status_lines(_status_of(host)))
+
+
+def explained(host: Host) -> str:
+    """Return why this boot went as it did, as text; raises as `shown_status` does."""
+    return "".join(f"{line}\n" for line in _explain_lines(_status_of(host)))
+
+
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """Add `explain`'s words."""
     parser.epilog = "example:\n  contextagent explain --format json"

@@ -44,7 +44,7 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query trace receipt lint pack simulate serve $every --version" ;;
+        '') offered="run plan status explain analyze query trace receipt collect-logs lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
@@ -58,13 +58,14 @@ _contextagent() {
             esac
             ;;
         receipt) offered="--boot --format $every" ;;
+        collect-logs) offered="--format $every" ;;
         lint) offered="--format $every" ;;
         pack) offered="--output --label --format $every" ;;
         simulate) offered="--user-data --bundle --out --stop --format $every" ;;
         serve) offered="--bind --dialect --imds --fault --quiet $every" ;;
     esac
     case $verb:$offered in
-        lint:* | pack:* | simulate:* | serve:* | trace:*--anchor* | trace:*--follow*)
+        collect-logs:* | lint:* | pack:* | simulate:* | serve:* | trace:*--anchor* | trace:*--follow*)
             [[ $word == -* ]] || { _contextagent_files "$word" && return; }
             ;;
     esac

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VERBS = tuple("run plan status explain analyze query trace receipt lint pack simulate serve".split())
-LATER = ("watch", "remaining", "features", "pilot", "finish", "drain", "collect-logs", "image")
+LATER = ("watch", "remaining", "features", "pilot", "finish", "drain", "image")
 ERROR = re.compile(r"contextagent: cannot [a-z]+ ('[^']*'.*|.* '[^']*'.*): \S.*")
 NOBODY = 65534
 

@@ -223,7 +223,7 @@ def test_the_digest_of_a_script_a_source_or_a_file_leads_to_the_machines(
     chain = Chain(boot=BOOT, inst="i-1")
     common = {"utc_ns": 0, "mono_ns": 0, "sync": True}
     told = {"start": {"id": "user/stop/x", "sha512": "ab" * 64}, "source": {"sha512": "ab" * 64}}
-    line = chain.line(ev, told.get(ev, {"path": "/etc/x", "sha512": "ab" * 64}), **common)  # type: ignore[arg-type]
+    line = chain.line(ev, told.get(ev, {"path": "/etc/x", "sha512": "ab" * 64}), **common)  # type: ignore[arg-type]  # two kinds of values
     file = collected(tmp_path, [*trace(4, boot=OTHER), line])
     assert [each["boot"] for each in machine.facts("trace", "show", "--sha512", "AB" * 20, file)] == [BOOT]
 

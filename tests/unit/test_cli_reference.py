@@ -157,7 +157,7 @@ def test_the_page_has_the_fields_of_a_mistake() -> None:
 
 def test_the_manual_has_every_verb_and_exit_code() -> None:
     synopsis = MANUAL.partition(".Sh SYNOPSIS")[2].partition(".Sh")[0]
-    listed = re.findall(r"^\.It Cm ([a-z]+)$", MANUAL, re.MULTILINE)
+    listed = re.findall(r"^\.It Cm ([a-z-]+)$", MANUAL, re.MULTILINE)
     assert tuple(listed) == tuple(VERBS)
     assert all(re.search(rf"^\.Cm (\w+ \| )?{command}\b", synopsis, re.MULTILINE) for command in COMMANDS)
     codes = re.findall(r"^\.It (\d+)$", MANUAL, re.MULTILINE)
