@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contextagent.collectors import DAEMONS, load, with_block
 from tests.machine import REPOSITORY, Done, run
 from tests.rpm.conftest import NEWER
 from tests.rpm.installed import Installed
@@ -118,6 +119,22 @@ def test_erasing_leaves_nothing_but_the_logs(root: Installed, packages: dict[str
     assert {path for path in after - before if path != LOGS and not path.startswith(f"{LOGS}/")} == set()
     assert {path.rpartition("/")[2].partition("-")[0] for path in after - before} >= {"trace", "receipt"}
     assert (root.root / "etc/passwd").read_text() == accounts
+
+
+def test_an_erased_agent_has_told_log_daemons_nothing(root: Installed, packages: dict[str, Path]) -> None:
+    paths = [path for name in DAEMONS if (path := getattr(load(name), "PATH", ""))]
+    blocks = ["/etc/syslog.conf", "/etc/rsyslog.conf", "/etc/syslog-ng/syslog-ng.conf", "/etc/audit/audit.rules"]
+    root.install(packages["el6"])
+    root.record("etc/rc.d/init.d/rsyslog")
+    for path in paths:
+        root.put(path[1:], "ours\n")
+    for path in blocks:
+        root.put(path[1:], with_block("theirs\n", "ours\n") + "last\n", 0o640)
+    root.erase()
+    assert [path for path in paths if (root.root / path[1:]).exists()] == ["/etc/syslog.conf"]
+    assert {(root.root / path[1:]).read_text() for path in blocks} == {"theirs\nlast\n"}
+    assert {(root.root / path[1:]).stat().st_mode & 0o777 for path in blocks} == {0o640}
+    assert root.calls() == ["rsyslog condrestart"] * 2
 
 
 def test_erasing_leaves_what_is_the_endorsers(root: Installed, packages: dict[str, Path]) -> None:
