@@ -10,8 +10,14 @@ UTC_NS = 1_795_236_220_123_456_789
 RSYSLOG = b"2026-11-21T04:43:40.123456+00:00 node17 contextagent: "
 
 
-def trace(scripts: int = 3, *, boot: str = BOOT, last: dict | None = None, ends: tuple[str, ...] = ()) -> list[bytes]:
-    """Return the lines of a boot: its first record, `start` and `end` of each script, then the events `ends`."""
+def trace(
+    scripts: int = 3, *, boot: str = BOOT, last: dict | None = None, ends: tuple[str, ...] = (), wide: bool = False
+) -> list[bytes]:
+    """Return the lines of a boot: its first record, `start` and `end` of each script, then the events `ends`.
+
+    Where it is `wide`, each `start` is as long as a line may be.
+    """
+    argv = ["/x", *(["x" * 55] * 60 if wide else []), "start"]
     chain = Chain(boot=boot, inst="i-17", img="image")
     lines: list[bytes] = []
 
@@ -23,7 +29,7 @@ def trace(scripts: int = 3, *, boot: str = BOOT, last: dict | None = None, ends:
     add("boot", agent="1.0", kernel="6.1", last=last)
     for number in range(scripts):
         script = f"user/post-network/post-network.d/{number:02}"
-        add("start", id=script, sha512=f"{number:0128x}", uid=990, gid=990, argv=["/x", "start"], late=False)
+        add("start", id=script, sha512=f"{number:0128x}", uid=990, gid=990, argv=argv, late=False)
         add("end", id=script, exit=0, signal=None, reason="exit", wall_s=0.25, out_bytes=12)
     for ev in ends:
         if ev == "anchor":
