@@ -179,3 +179,30 @@ def test_an_agent_that_was_killed_is_started_again_and_goes_on(tmp_path: Path) -
     ends = {record["id"]: record["reason"] for record in records(boot) if record["ev"] == "end"}
     assert ends["site/post-network/post-network.d/20-killer"] == "agent-restart"
     assert "sleep 1000" not in boot.read("processes")
+
+
+# The machine is shut down while the script runs; nobody is left to report, so the script says what a test waits for
+SHUTS_DOWN = """#!/bin/sh
+[ ! -e /root/shut ] || exit 0
+: > /root/shut
+echo "LAB-RC 0" > /dev/ttyS0
+init 0
+sleep 1000
+"""
+
+
+def test_a_machine_that_is_shut_down_while_a_script_runs_has_its_stop_phase_and_goes_on_at_the_next_boot(
+    tmp_path: Path,
+) -> None:
+    disk = put_scripts(tmp_path / "disk")
+    (disk / "post-network.d").mkdir()
+    (disk / "post-network.d" / "10-shuts-down").write_text(SHUTS_DOWN)
+    guest, setup = Guest(tmp_path / "guest", SYSV), Setup(cd=burn(disk))
+    shut = guest.boot("", setup)
+    assert "LAB-HALT" in shut.console
+    left = lines(guest.get("/root/order") + guest.get("/var/lib/contextuser/order"))
+    assert [line.owner for line in left if line.told == "stop"] == ["site", "site", "user", "user"]
+    boot = guest.boot(REPORT, setup)
+    assert (status(boot)["result"], boot.read("rpm-V")) == ("ok", "0\n"), boot.read("explain")
+    verified = boot.read("verify")
+    assert ("broken" in verified, "intact" in verified) == (False, True), verified
