@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _LINE = 'echo "$CONTEXTAGENT_OWNER $CONTEXTAGENT_PHASE ${0##*/} $1 $(id -u) $(ip -o -4 addr show dev eth0 | wc -l) '
 _LINE += '$(cat /proc/[0-9]*/mounts 2>/dev/null | grep -c iso9660)" >> '
 USER_SCRIPT = f"#!/bin/sh\n{_LINE}$HOME/order\n"
-SITE_SCRIPT = f"#!/bin/sh\ncat ~contextuser/order >> /root/order; : > ~contextuser/order\n{_LINE}/root/order\n"
+_GATHER = "if [ -e ~contextuser/order ]; then cat ~contextuser/order >> /root/order; : > ~contextuser/order; fi"
+SITE_SCRIPT = f"#!/bin/sh\n{_GATHER}\n{_LINE}/root/order\n"
 NATIVE = ("prolog.sh", "epilog.sh")
 
 

@@ -17,15 +17,16 @@ import subprocess
 import sys
 import tarfile
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from tests.network import SERVICE, Namespace
 from tests.vm.image import image, kernel
 from tests.vm.parts import GuestError, run
+from tests.vm.ticks import tick_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tests.vm.image import Kind
 
@@ -36,6 +37,7 @@ KERNEL_WORDS = (
     "rcupdate.rcu_expedited=1"
 )
 RESULTS_BYTES = 16 << 20
+NOBODY = "02:00:00:00:00:01"
 
 
 class Setup(NamedTuple):
@@ -49,6 +51,8 @@ class Setup(NamedTuple):
         words: Further kernel words (`contextagent=off`, `ro`).
         rtc: What its clock says (`1970-01-01`); empty: the time.
         cache: How QEMU writes: `unsafe`, or `writeback`, which obeys the guest's flushes, for power cuts.
+        is_counted: Whether its one processor takes a nanosecond for each instruction, however busy this machine is:
+            for measuring; such a boot takes two to three times as long.
     """
 
     cd: Path | None = None
@@ -58,6 +62,7 @@ class Setup(NamedTuple):
     words: str = ""
     rtc: str = ""
     cache: Literal["unsafe", "writeback"] = "unsafe"
+    is_counted: bool = False
 
 
 PLAIN = Setup()
@@ -112,9 +117,16 @@ class Outside(Namespace):
     def __init__(self, *, is_silent: bool = False) -> None:
         super().__init__()
         if is_silent:
-            self.ip("link add lost type dummy", "link set lost up", f"address add {SERVICE[:-1]}3/31 dev lost")
+            self.ip("link add lost type veth peer name end", "link set lost up", "link set end up")
+            self.ip(f"address add {SERVICE[:-1]}3/30 dev lost", f"neighbour add {SERVICE} lladdr {NOBODY} dev lost")
         else:
             self.ip(f"address add {SERVICE}/32 dev lo")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Guest:
@@ -171,12 +183,18 @@ class Guest:
             run("tar", "-xf", taken, "-C", results)  # Debian 12's own tarfile knows no filter yet
         return Boot(console, int(codes[-1]) if codes else None, results, wall_s, is_cut)
 
-    def put(self, files: Mapping[str, str], mode: int = 0o644) -> None:
-        """Write root's files onto the disk of a guest that is off, and was shut down in order; folders are made."""
+    def put(self, files: Mapping[str, str | Path], mode: int = 0o644) -> None:
+        """Write root's files onto the disk of a guest that is off, and was shut down in order; folders are made.
+
+        Args:
+            files: What is written where: a text, or a file of this machine.
+            mode: Of all of them.
+        """
         commands = []
         for number, (path, text) in enumerate(files.items()):
-            source = self.folder / f"put-{number}"
-            source.write_text(text)
+            source = text if isinstance(text, Path) else self.folder / f"put-{number}"
+            if isinstance(text, str):
+                source.write_text(text)
             folders = path.strip("/").split("/")[:-1]
             commands += [f"mkdir /{'/'.join(folders[: depth + 1])}" for depth in range(len(folders))]
             commands += [f"rm {path}", f"write {source} {path}", f"sif {path} mode 0{0o100000 | mode:o}"]
@@ -229,9 +247,11 @@ def _qemu(setup: Setup, disk: Path, given: Path, taken: Path) -> list[str]:
     """Return the words that start QEMU; with nsenter before them, it is still the process that is killed."""
     is_ide = setup.cd is not None and setup.bus == "ide"
     machine = "pc" if is_ide else "q35,sata=off,i8042=off"  # the cloud kernel has no AHCI
-    command = ["qemu-system-x86_64", "-M", machine, "-accel", "tcg,thread=multi", "-cpu", "qemu64,+rdrand"]
-    command += ["-smp", "2", "-m", "384", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
-    command += ["-no-reboot", "-kernel", str(kernel()[0]), "-append", f"{KERNEL_WORDS} {setup.words}"]
+    command = ["qemu-system-x86_64", "-M", machine, "-cpu", "qemu64,+rdrand"]
+    counted = ["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0"]
+    command += counted if setup.is_counted else ["-accel", "tcg,thread=multi", "-smp", "2"]
+    command += ["-m", "384", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
+    command += ["-no-reboot", "-kernel", str(kernel()[0]), "-append", f"{KERNEL_WORDS} {tick_words()} {setup.words}"]
     command += ["-rtc", f"base={setup.rtc}"] if setup.rtc else []
     for name, path, cache in (("root", disk, setup.cache), ("given", given, "unsafe"), ("taken", taken, "unsafe")):
         command += ["-drive", f"file={path},if=none,id={name},format=raw,cache={cache}"]

@@ -16,6 +16,7 @@ contextagent trace verify > verify 2>&1; echo $? > verify.exit
 contextagent receipt > receipt 2>&1; echo $? > receipt.exit
 rpm -V contextagent > rpm-V 2>&1; echo $? >> rpm-V
 cp /var/log/contextagent/* .; cp /root/order . 2>/dev/null
+for process in /proc/[0-9]*; do echo $(tr '\\0' ' ' < $process/cmdline); done > processes 2> /dev/null
 dmesg > dmesg; cat /proc/[0-9]*/mounts 2>/dev/null | sort -u > mounts
 """
 """Works with any init; the text of a test goes on from there, in /run/lab/out."""

@@ -51,6 +51,8 @@ systemctl --failed --no-legend --plain > failed
 journalctl -b --no-pager > journal; grep -i "ordering cycle" journal > cycles
 for unit in contextagent-pre-network contextagent; do
     echo $(systemctl show -p ActiveState -p SubState -p Result --value $unit | sort)
+    set -- $(systemctl show -p InactiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic --value $unit | sort -n)
+    echo $unit $((($2 - $1) / 1000)) >> milliseconds
 done > units
 """
 """A test's text: what systemd thinks of the boot; it goes on in the folder where it is."""

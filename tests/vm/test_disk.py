@@ -113,3 +113,4 @@ def test_the_console_has_one_line_a_phase_that_says_how_it_went(boots: list[Boot
         summaries = [line for line in boot.console.splitlines() if " site scripts, instance " in line]
         assert len(summaries) == 3, boot.console
         assert all("contextagent: ok (" in line for line in summaries)
+        assert "contextagent: contextagent:" not in boot.console
