@@ -58,14 +58,18 @@ slow: $(READY) ## tests with whole programs of others, which take longer to get 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
 	$(BIN)/pytest tests/hold
 
-vm: $(READY) ## boot real guests in QEMU
-	$(call need,qemu-system-x86_64 mmdebstrap lz4 depmod dpkg-deb mke2fs xorriso,\
-		qemu-system-x86 ipxe-qemu seabios mmdebstrap xorriso kmod lz4 binutils e2fsprogs)
-	$(BIN)/pytest tests/vm
+# What the packages are built with; the guests get the packages
+BUILDS_RPM := dpkg-source gcc patch perl readelf rpmbuild
+HAS_BUILDS_RPM := binutils dpkg-dev gcc libc6-dev patch perl rpm
+
+vm: $(READY) ## boot real guests with the package in them, in QEMU; SHARE=smoke: the few of every submission
+	$(call need,$(BUILDS_RPM) debugfs depmod ip lz4 mke2fs mmdebstrap nsenter qemu-system-x86_64 xorriso,\
+		$(HAS_BUILDS_RPM) e2fsprogs ipxe-qemu iproute2 kmod lz4 mmdebstrap qemu-system-x86 seabios util-linux xorriso)
+	$(BIN)/pytest tests/vm $(if $(SHARE),-m $(SHARE))
 
 rpm: $(READY) ## build the packages, with an interpreter of their own, into dist/, and test both
-	$(call need,busybox dpkg-source gcc logrotate patch perl readelf rpmbuild rpmlint systemd-analyze unshare xorriso,\
-		binutils busybox-static dpkg-dev gcc libc6-dev logrotate patch perl rpm rpmlint systemd util-linux xorriso)
+	$(call need,$(BUILDS_RPM) busybox logrotate rpmlint systemd-analyze unshare xorriso,\
+		$(HAS_BUILDS_RPM) busybox-static logrotate rpmlint systemd util-linux xorriso)
 	PYTHON=$(CURDIR)/$(BIN)/python packaging/rpm/build.sh
 	$(BIN)/pytest tests/rpm
 
