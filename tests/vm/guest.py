@@ -249,9 +249,10 @@ def _qemu(setup: Setup, disk: Path, given: Path, taken: Path) -> list[str]:
     machine = "pc" if is_ide else "q35,sata=off,i8042=off"  # the cloud kernel has no AHCI
     command = ["qemu-system-x86_64", "-M", machine, "-cpu", "qemu64,+rdrand"]
     counted = ["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0"]
+    ticks = "" if setup.is_counted else tick_words()
     command += counted if setup.is_counted else ["-accel", "tcg,thread=multi", "-smp", "2"]
     command += ["-m", "384", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
-    command += ["-no-reboot", "-kernel", str(kernel()[0]), "-append", f"{KERNEL_WORDS} {tick_words()} {setup.words}"]
+    command += ["-no-reboot", "-kernel", str(kernel()[0]), "-append", f"{KERNEL_WORDS} {ticks} {setup.words}"]
     command += ["-rtc", f"base={setup.rtc}"] if setup.rtc else []
     for name, path, cache in (("root", disk, setup.cache), ("given", given, "unsafe"), ("taken", taken, "unsafe")):
         command += ["-drive", f"file={path},if=none,id={name},format=raw,cache={cache}"]
