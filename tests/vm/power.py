@@ -41,7 +41,7 @@ LAZY = "rootflags=commit=300 sysctl.vm.dirty_writeback_centisecs=0 sysctl.vm.dir
 """Kernel words: what nobody asks to be flushed stays in memory for as long as a boot takes."""
 QUICK = "lab.udev=none"
 """Kernel word: a third of the time of these many boots would go into finding devices that are known."""
-USERADDS = re.compile(r"etc/(?:passwd|group|shadow|gshadow|subuid|subgid)[.-]")
+USERADDS = r"etc/(?:passwd|group|shadow|gshadow|subuid|subgid)[.-]"
 """What the machine's own useradd leaves where its power is cut; the agent asks it for the user's account."""
 LOGS = "/var/log/contextagent"
 REPORT = f"""
@@ -49,7 +49,7 @@ cd /run/lab/out
 contextagent status --format json > status.json
 mkdir traces; cp {LOGS}/trace-* traces
 cat /proc/[0-9]*/mounts 2>/dev/null | grep iso9660 > mounts
-find /etc /home /opt /root /srv /tmp /var -printf '%p %m\\n' > tree
+find /etc /home /opt /root /srv /tmp /var \\( -type f -empty -printf '%p %m-empty\\n' \\) -o -printf '%p %m\\n' > tree
 """
 SAID = re.compile(r"POWER ([0-9a-f-]{36}) (begin|done) (\S+)")
 ANCHOR = re.compile(r"trace: anchor ([0-9a-f-]{36}) (\d+) ([0-9a-f]{64})")
@@ -166,10 +166,11 @@ def powered(folder: Path, iso: Path) -> Clean:
 
 
 def tree(boot: Boot) -> dict[str, str]:
-    """Return the modes of the files where anything may change, but for what is no fault of a cut."""
+    """Return the modes of all files that may change, and which are empty; but for what is no fault of a cut."""
     modes = dict(line.removeprefix("/").rsplit(" ", 1) for line in boot.read("tree").splitlines())
-    where_users_run = "var/run/contextagent/scripts"  # once a machine, in whichever boot comes to it
-    return {path: mode for path, mode in modes.items() if path != where_users_run and not USERADDS.match(path)}
+    where_users_run = "var/run/contextagent/scripts"  # made by whichever boot comes to it
+    others = re.compile(f"{where_users_run}$|.*/left-by-user$|{USERADDS}")
+    return {path: mode for path, mode in modes.items() if not others.match(path)}
 
 
 def effects(console: str) -> list[str]:
