@@ -187,6 +187,12 @@ def is_url(text: str) -> bool:
     return text.startswith(("https://", "http://")) and len(text) <= _MAX_CHARS and set(text) <= _URL
 
 
+def named(url: str) -> str:
+    """Return a URL as everybody may read it: scheme, host and port."""
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].partition('?')[0].rpartition('@')[2]}" if mark else ""
+
+
 def _fault(collector: Collector) -> str:
     """Return why a collector can't be written down; empty where it can."""
     host, peer = collector.host, collector.peer

@@ -6,6 +6,7 @@ import os
 
 from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
+from contextagent.collectors.words import named
 from contextagent.model import Problem, Value
 from contextagent.runner.logfiles import trace_paths
 from contextagent.runner.reserve import LOGS
@@ -65,7 +66,7 @@ def find_targets(
     if not (logging.collectors or logging.audit or logging.journal_upload):
         return Found(targets=(), warnings=problems)
     found = targets(logging, machine_of(host))
-    wanted = dict.fromkeys((*(each.host for each in logging.collectors), logging.journal_upload))
+    wanted = dict.fromkeys((*(each.host for each in logging.collectors), named(logging.journal_upload)))
     return Found(
         targets=tuple(each for each in found if each.files),
         wanted=tuple(filter(None, wanted)),
