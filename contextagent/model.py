@@ -340,7 +340,7 @@ class Step(Value):
     The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`,
     `mode`, or `link`), whose keys (`target`), which (`lines`) and how the account is had (`argument`: `there`, `make`,
     `sudo`); a script's `argument` and settings; what log daemons are `told`, where logs are wanted (`lines`), and when
-    (`argument`: `first`, `again`, `delivered`, `flush`).
+    (`argument`: `first`, `again`, `again-after-root`, `delivered`, `flush`).
     """
 
     id: str

@@ -60,8 +60,9 @@ def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situ
                 steps += _placements(each, supply, situation)
             scripts = [_script_step(script, situation, is_late=is_late) for script in _ranked(supply, group)]
             steps += scripts
-            if scripts and owner == "user" and each != "stop":
-                steps += _logs(each, situation, "again", is_late=is_late)
+            if scripts and owner == "user":
+                is_root = profile_of("user", situation.settings, is_caller=situation.is_caller) == "root"
+                steps += _logs(each, situation, "again-after-root" if is_root else "again", is_late=is_late)
         steps += _logs_after(each, situation)
     return Plan(phase=phase, steps=tuple(steps))
 
@@ -92,8 +93,8 @@ def _logs_after(phase: Phase, situation: Situation) -> Iterable[Step]:
 
 
 def _logs(phase: Phase, situation: Situation, argument: str, *, is_late: bool = False) -> Iterable[Step]:
-    """Return a step for each log daemon: told at `first`, and `again` after the user's scripts."""
-    mark = {"first": "", "again": ":again-late" if is_late else ":again"}[argument]
+    """Return a step for each log daemon: told at `first`, and `again…` after the user's scripts."""
+    mark = "" if argument == "first" else ":again-late" if is_late else ":again"
     for told in situation.log_targets or ():
         step_id = f"site/{phase}/logging:{told.daemon}{mark}"
         yield _log_step(step_id, phase, situation, argument, (told,))

@@ -137,9 +137,13 @@ class Guest(Machine):
 
     def shell(self, *argv: str, environment: Mapping[str, str] | None = None) -> Done:
         """Run any program in the view, and wait for it."""
+        return run(self.words(*argv), environment=environment)
+
+    def words(self, *argv: str) -> tuple[str, ...]:
+        """Return the words that run a program in the view."""
         enter = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts", "sh", "-c", _ENTER, "enter")
         places = map(str, (self.root, self._work, self._view, REPOSITORY))
-        return run((*enter, *places, *argv), environment=environment)
+        return (*enter, *places, *argv)
 
 
 def run(argv: Iterable[str], *, environment: Mapping[str, str] | None = None, cwd: str = "/") -> Done:

@@ -14,14 +14,17 @@ _MAX_COMM = 15
 """Characters that the kernel keeps of a process's name."""
 _STILL = (b"T", b"t", b"Z", b"X")
 """States of a process that is stopped or dead."""
-_START_FIELD = 19
-"""Where the start stands in /proc/PID/stat, counted behind the name."""
+_DEADLY = 1 << 8 | 1 << 18
+"""SIGKILL and SIGSTOP as bits of a set of signals."""
+_FLAGS_FIELD, _START_FIELD = 6, 19
+"""Where these stand in /proc/PID/stat, counted behind the name."""
+_PF_EXITING = 4
 _PORT_STATE = ("01", "02", "03", "04", "05", "08", "09")
 """States of a TCP connection in which it may hold bytes that the other side has not got."""
 
 
 class Running(Value):
-    """A process that runs: neither stopped nor dead.
+    """A process that runs: neither stopped nor dead, nor about to be.
 
     Attributes:
         pid: Its id.
@@ -41,9 +44,21 @@ def running(name: str) -> tuple[Running, ...]:
         # the name may hold anything, blanks and brackets included; behind its last bracket there are only numbers
         before, _, after = _read(f"/proc/{pid}/stat").rpartition(b")")
         fields = after.split()
-        if before.partition(b"(")[2] == wanted and fields and fields[0] not in _STILL:
+        if before.partition(b"(")[2] != wanted or not fields:
+            continue
+        if fields[0] not in _STILL and not int(fields[_FLAGS_FIELD]) & _PF_EXITING and not _is_ending(pid):
             found.append(Running(pid=int(pid), start_ns=int(fields[_START_FIELD]) * tick_ns))
     return tuple(sorted(found, key=lambda each: (each.start_ns, each.pid)))
+
+
+def _is_ending(pid: str) -> bool:
+    """Return whether a process has been killed or stopped, and only did not get to it yet."""
+    pending = 0
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        name, _, value = line.partition(b":")
+        if name in (b"SigPnd", b"ShdPnd"):
+            pending |= int(value, 16)
+    return bool(pending & _DEADLY)
 
 
 def has_read(pids: Iterable[int], path: str) -> bool | None:
@@ -56,16 +71,17 @@ def has_read(pids: Iterable[int], path: str) -> bool | None:
     Returns:
         None where none of them has it open, or it can't be told.
     """
+    positions: list[int] = []
     try:
         found = os.stat(path)
         for pid in pids:
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 opened = _opened(f"/proc/{pid}/fd/{fd}")
                 if opened and (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino):
-                    return _position(f"/proc/{pid}/fdinfo/{fd}") >= found.st_size
+                    positions.append(_position(f"/proc/{pid}/fdinfo/{fd}"))
     except OSError:
         return None
-    return None
+    return max(positions) >= found.st_size if positions else None
 
 
 def is_sent(ports: Iterable[int]) -> bool:

@@ -173,7 +173,7 @@ def _after(state: State, phase: Phase, ended: Mapping[str, Any], work: PhaseRun)
         phases={**{name: _cut(each) for name, each in state.phases.items()}, phase: ended},
         reports=(*state.reports, *work.reports),
         once={**state.once, **work.once},
-        errors=(*state.errors, *work.problems),
+        errors=tuple(dict.fromkeys((*state.errors, *work.problems))),
         warnings=tuple(dict.fromkeys((*state.warnings, *work.warnings))),
         logging=work.logging,
     )

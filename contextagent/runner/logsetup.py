@@ -29,6 +29,8 @@ COMMAND_S = 10
 COME_UP_S = 3.0
 """For a daemon to be there after it was asked to restart."""
 POLL_S = 0.02
+PASSING_S = 0.1
+"""For a daemon that was asked to end by who has root's rights: it takes its time, and is to be seen to be gone."""
 _RESTARTS = frozenset(("restart", "try-restart", "condrestart", "start"))
 """Words of a command by which a daemon begins anew."""
 
@@ -58,8 +60,10 @@ class LogSetup:
 
     def take(self, step: Step) -> None:
         """Take one step of kind `reload`; whatever comes of it, the next one is taken."""
-        if step.argument in ("first", "again"):
+        if step.argument not in ("delivered", "flush"):
             tell = self._tell if step.argument == "first" else self._tell_again
+            if step.argument == "again-after-root" and not self._host.is_caller:
+                time.sleep(PASSING_S)
             for told in step.told:
                 try:
                     tell(told, step)
@@ -67,6 +71,7 @@ class LogSetup:
                     self._fail(told, error)
             return
         self._settle(step.told)
+        self._look_again(step.told)
         delivery = self._delivery = Delivery(self._host, self._journal, self.known, step.told)
         if step.argument == "flush":
             delivery.flush()
@@ -118,9 +123,24 @@ class LogSetup:
         if mine["ran"]:
             self._command(told, told.bring_back or told.take_up)
             if not self._wait_for(told, since_ns=mine.get("asked_ns", 0)):
-                mine["asked_ns"] = 0  # that it is not there is not what it was told
+                mine["asked_ns"], mine["ran"] = 0, False  # and not because of what it was told
                 message = f"cannot start '{told.process}' again: it is not there after {COME_UP_S:g} s"
                 self.problems.append(Problem(reason="logging-failed", message=f"{message}, going on without it"))
+
+    def _look_again(self, every: Sequence[Target]) -> None:
+        """Bring back, once more, what ran before anybody's scripts and does not now, unless the site's own ended it.
+
+        The user's could have ended it slowly; which it was, nobody knows, and the site can say so in its settings.
+        """
+        for told in every:
+            mine = self._mine(told)
+            if mine.get("sha512") and mine["ran"] and told.sends and not self._running(told) and not mine["asked_ns"]:
+                reason = f"'{told.process}' was stopped"
+                message = f"{reason} while scripts ran, starting it again"
+                self.warnings.append(Problem(reason="logging-changed", message=message))
+                self._record(told, f"{told.daemon}: {reason}")
+                self._command(told, told.bring_back or told.take_up)
+                self._wait_for(told, since_ns=mine.get("asked_ns", 0))
 
     def _install(self, told: Target) -> None:
         """Write a daemon's files.

@@ -74,6 +74,8 @@ class Stand:
         process = subprocess.Popen([str(path), *words])
         (self.folder / "pid").write_text(str(process.pid))
         self._processes.append(process)
+        while process.pid not in [each.pid for each in running(self.name)]:
+            os.sched_yield()
 
     @property
     def pid(self) -> int:
@@ -88,7 +90,8 @@ class Stand:
 
     def _signal(self, number: int) -> None:
         os.kill(self.pid, number)
-        while any(each.pid == self.pid for each in running(self.name)):
+        place = Path(f"/proc/{self.pid}/stat")
+        while place.exists() and place.read_text().rpartition(") ")[2][:1] not in "TZX":
             os.sched_yield()
 
     def close(self) -> None:

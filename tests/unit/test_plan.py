@@ -264,10 +264,16 @@ def test_late_scripts_of_the_user_are_followed_by_a_comparison_too_and_no_id_com
     ]
 
 
-def test_at_the_stop_logs_are_sent_after_everybodys_scripts() -> None:
+def test_at_the_stop_logs_are_compared_and_sent_after_everybodys_scripts() -> None:
     site = Supply(owner="site", source="disk:hepix", scripts=(script("site", "stop", "stop.sh"),))
     user = Supply(owner="user", source="disk:hepix", scripts=(script("user", "stop", "stop.sh"),))
-    assert log_steps("stop", both(site, user)) == ["stop.sh", "stop.sh", "logging:flush"]
+    assert log_steps("stop", both(site, user)) == [
+        "stop.sh",
+        "stop.sh",
+        "logging:rsyslog:again",
+        "logging:auditd:again",
+        "logging:flush",
+    ]
 
 
 @pytest.mark.parametrize("late", [(), ("site",)])
