@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import os
+import re
 import tarfile
 import urllib.parse
 from pathlib import Path
@@ -27,7 +28,8 @@ def forms(canary: str = CANARY) -> list[bytes]:
     data = canary.encode()
     shifted = [base64.b64encode(b"x" * lead + data)[(0, 2, 3)[lead] : -4].decode() for lead in range(3)]
     quoted = urllib.parse.quote(canary, safe="")
-    words = [canary, *shifted, data.hex(), data.hex().upper(), quoted, quoted.lower(), urllib.parse.quote_plus(canary)]
+    lower = re.sub("%..", lambda code: code[0].lower(), quoted)
+    words = [canary, *shifted, data.hex(), data.hex().upper(), quoted, lower, urllib.parse.quote(canary)]
     return [word.encode() for word in words]
 
 
@@ -58,10 +60,20 @@ def holders(root: Path) -> Iterator[tuple[str, int]]:
             yield str(path.relative_to(root)), path.stat().st_mode & 0o077 if is_open else 0
 
 
+def printed(canary: str = CANARY) -> list[str]:
+    """Return what a program may print of it, also where it is a part of what was coded."""
+    data, quoted = canary.encode(), urllib.parse.quote(canary, safe="")
+    coded = [
+        base64.b64encode(before + data + behind).decode() for before in (b"", b"x", b"xy") for behind in (b"", b"\n")
+    ]
+    mixed = quoted.replace("%2F", "%2f")
+    return [canary, *coded, data.hex(), data.hex().upper(), quoted, mixed, urllib.parse.quote(canary), f"x={canary};"]
+
+
 def shouts(word: str) -> str:
     """Return a script that prints the canary in every form, on both streams."""
     return f"#!/bin/sh\n# {CANARY}\necho {word}\n" + "".join(
-        f"echo '{form.decode()}'{to}\n" for form in forms() for to in ("", " >&2")
+        f"echo '{text}'{to}\n" for text in printed() for to in ("", " >&2")
     )
 
 

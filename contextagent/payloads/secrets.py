@@ -13,6 +13,8 @@ MIN_VARIETY = 5
 """Different characters in a value below which it is a placeholder."""
 MIN_CHARACTERS = 8
 """Of a value: a shorter one could be any word of the text."""
+_MAX_CODED_CHARACTERS = 4096
+"""Of a value that is looked for percent-encoded as well: nothing longer is a part of a URL."""
 MASK = "[masked]"
 
 _NAMES = ("password", "passwd", "passphrase", "secret", "apikey", "api_key", "accesskey", "access_key", "auth_token")
@@ -100,7 +102,17 @@ def masked_values(text: str, values: Iterable[str]) -> str:
         for form in _forms(value):
             if form in text:
                 text = text.replace(form, MASK)
+        if "%" in text and len(value) <= _MAX_CODED_CHARACTERS:
+            text = _without_percent_coded(text, value)
     return text
+
+
+def _without_percent_coded(text: str, value: str) -> str:
+    """Return a text without a value's percent-encoded forms: each encoder leaves other characters as they are."""
+    import re  # noqa: PLC0415  # only where there is something encoded
+
+    form = "".join(f"(?:{re.escape(char)}|(?i:{_percent(char)}){'|[+]' if char == ' ' else ''})" for char in value)
+    return re.sub(form, MASK, text)
 
 
 def _forms(value: str) -> Iterable[str]:
@@ -117,9 +129,9 @@ def _forms(value: str) -> Iterable[str]:
         form = coded[(0, 2, 3)[lead] : len(coded) - (0, 3, 2)[(lead + len(data)) % 3]]
         if len(form) >= MIN_CHARACTERS:
             yield form
+            yield form.replace("+", "-").replace("/", "_")
     yield data.hex()
     yield data.hex().upper()
-    yield "".join(char if char.isascii() and char.isalnum() else _percent(char) for char in value)
 
 
 def _percent(char: str) -> str:

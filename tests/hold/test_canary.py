@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.canaries import CANARY, POLICY, bundle, disk, forms, has_canary, holders, shouts, told
+from tests.machine import AGENT
 from tests.spec.clouds import ec2, openstack, policy
 from tests.spec.service import Service
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.machine import Machine
+    from tests.machine import Guest, Machine
 
+LISTEN = """
+import socket
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind("/dev/log")
+with open("/run/heard", "wb", buffering=0) as heard:
+    while True:
+        heard.write(log.recv(1 << 16) + b"\\n")
+"""
 INSTANCE = r"var/lib/contextagent/instances/[^/]+"
 MEANT = re.compile(
     rf"{INSTANCE}/(scripts|context|output)/.*|{INSTANCE}/state\.json|var/lib/hepix/context/.*|etc/contextagent/policy.*"
@@ -49,6 +59,21 @@ def test_a_secret_on_a_disk_is_nowhere_but_in_its_scripts_and_their_outputs(mach
     outputs = [path for path, _ in holders(machine.root) if "/output/" in path]
     assert len(outputs) >= 4, "the scripts did run and print it"
     look(machine)
+
+
+def test_a_secret_of_the_scripts_environment_is_masked_in_the_copies_of_their_output_in_syslog(
+    guest: Guest, tmp_path: Path
+) -> None:
+    medium = disk(tmp_path / "disk")
+    subprocess.run(["cp", "-a", str(medium), str(guest.root / "handed")], check=True)
+    guest.put("listen", LISTEN)
+    agent = " ".join((*AGENT, "run", "--disk", "/handed", "--metadata", "none"))
+    done = guest.shell("sh", "-c", f"python3 /listen & until [ -S /dev/log ]; do :; done; {agent}; kill $!")
+    heard = (guest.root / "run/heard").read_bytes().splitlines()
+    assert any(b"10-fails: fails" in line for line in heard), done
+    assert any(b"[masked]" in line for line in heard)
+    assert [line for line in heard if has_canary(line)] == []
+    assert not has_canary((done.out + done.err).encode())
 
 
 @pytest.mark.parametrize("dialect", ["ec2", "openstack"])

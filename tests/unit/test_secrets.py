@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import urllib.parse
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CANARY = "c4n4ry-0f-7h3-m1n3"
+CODED = "c4n4ry/0f 7h3+m1n3?x~"
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}\nAAAA\n-----END RSA PRIVATE KEY-----"
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -24,15 +26,20 @@ FORMS: dict[str, Callable[[str], str]] = {
     "base64 after two bytes": lambda text: base64.b64encode(b"xy" + text.encode() + b"and more").decode(),
     "hex": lambda text: text.encode().hex(),
     "HEX": lambda text: text.encode().hex().upper(),
+    "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
+    "URL as libraries have it": lambda text: urllib.parse.quote(text, safe=""),
+    "URL, a path of it": urllib.parse.quote,
+    "URL, a query of it": urllib.parse.quote_plus,
+    "URL in small letters": lambda text: "".join(f"%{ord(char):02x}" for char in text),
     "URL": lambda text: "".join(char if char.isalnum() else f"%{ord(char):02X}" for char in text),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_context_variables_secret_is_masked_in_every_form_that_scripts_print(form: str) -> None:
-    shown = FORMS[form](CANARY)
+    shown = FORMS[form](CODED)
     inner = shown[6:-6]
-    assert inner not in masked(f"before {shown} after", (CANARY,))
+    assert inner not in masked(f"before {shown} after", (CODED,))
 
 
 @pytest.mark.parametrize(
