@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING, Self
 
 from contextagent.collectors import TAG, Collector, Logging, Machine, Target, load, with_block
+from contextagent.trace.syslog import record_bytes
 from tests.certificates import Authority, Certificate
 from tests.daemons import Daemon, Station, until
 from tests.network import Namespace
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+ADDRESS = "10.9.0.1"
 NAME = "collector.site.example"
 RELP_TLS = 2515
 LOGS = "var/log/contextagent"
@@ -51,7 +53,7 @@ input(type="imudp" port="514" ruleset="keep")
 
 
 class Site:
-    """A collector and a machine, in one network namespace of their own, each with its own files.
+    """A collector and a machine with a link between them, each with its own network namespace and its own files.
 
     Attributes:
         collector: The site's machine.
@@ -60,9 +62,14 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.namespace = Namespace()
-        self.collector = Station(folder / "collector", self.namespace)
-        self.machine = Station(folder / "machine", self.namespace)
+        self._near, self._far = Namespace(), Namespace()
+        self._near.ip(f"link add eth0 type veth peer name eth0 netns {self._far.pid}")
+        for side, address in ((self._far, ADDRESS), (self._near, "10.9.0.2")):
+            side.ip(f"address add {address}/24 dev eth0", "link set eth0 up")
+        self.collector = Station(folder / "collector", self._far)
+        self.machine = Station(folder / "machine", self._near)
+        for station in (self.collector, self.machine):
+            station.put("etc/hosts", f"127.0.0.1 localhost\n{ADDRESS} {NAME} other.site.example\n")
         self.machine.put(f"{LOGS}/readme", "")
         self.collector.put("etc/rsyslog.conf", rsyslog_collector())
         self.running: list[Daemon] = []
@@ -100,7 +107,7 @@ class Site:
         return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
     def _table(self, name: str) -> list[str]:
-        return (self.namespace.file.parent.parent / "net" / name).read_bytes().decode().splitlines()[1:]
+        return (self._far.file.parent.parent / "net" / name).read_bytes().decode().splitlines()[1:]
 
     def tell(
         self,
@@ -147,8 +154,7 @@ class Site:
 
     def records(self) -> list[bytes]:
         """Return the records that the collector has, as it got them."""
-        lines = (line.partition(f" {TAG}: ".encode()) for line in self.collected())
-        return [rest for _, mark, rest in lines if mark]
+        return [record for line in self.collected() if TAG.encode() in line and (record := record_bytes(line))]
 
     def until_collected(self, *signs: bytes) -> None:
         """Wait until the collector has lines with each of these signs."""
@@ -160,4 +166,9 @@ class Site:
     def __exit__(self, *_: object) -> None:
         for daemon in self.running:
             daemon.close()
-        self.namespace.close()
+        self._near.close()
+        self._far.close()
+
+    def link(self, *, is_up: bool) -> None:
+        """Bring the link to the collector up, or down."""
+        self._near.ip(f"link set eth0 {'up' if is_up else 'down'}")

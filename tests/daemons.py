@@ -142,8 +142,10 @@ class Station(Machine):
         super().__init__(folder / "root")
         for name in ("dev", "run", "var/spool/rsyslog", "var/lib/rsyslog", "var/log", "etc/rsyslog.d"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        self.put("etc/hosts", "127.0.0.1 localhost collector.site.example other.site.example\n")
-        self.put("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")
+        self.put("etc/hosts", "127.0.0.1 localhost\n")
+        self.put("etc/services", "syslog 514/udp\n")
+        shutil.copytree("/etc/alternatives", self.root / "etc/alternatives", symlinks=True)
+        self.put("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\n")
 
     def words(self, group: str, *argv: str) -> tuple[str, ...]:
         """Return the words that run a program on this machine, with a group's packages."""

@@ -80,9 +80,10 @@ def _lines(logging: Logging, ways: tuple[Link, ...], chosen: tuple[str, ...], *,
     yield f'filter f_contextagent {{ not program("^{TAG}$") and ('
     yield from (f"  {each} or" for each in _selected(chosen))
     yield f'  program("^{SCRIPT_TAG}$")); }};'
+    buffer = f" {_BUFFER}" if has_buffer else ""
     for number, way in enumerate(ways, 1):
-        yield f"destination d_contextagent_trace_{number} {{ {_destination(way, '')} }};"
-        yield f"destination d_contextagent_{number} {{ {_destination(way, _BUFFER if has_buffer else '')} }};"
+        yield f"destination d_contextagent_trace_{number} {{ {_destination(way, f'trace_{number}', '')} }};"
+        yield f"destination d_contextagent_{number} {{ {_destination(way, f'{number}', buffer)} }};"
         trace = f"source(s_contextagent); destination(d_contextagent_trace_{number}); flags(flow-control);"
         yield f"log {{ {trace} }};"
         yield f"log {{ filter(f_contextagent); destination(d_contextagent_{number}); flags(catchall); }};"
@@ -98,9 +99,9 @@ def _selected(chosen: tuple[str, ...]) -> Iterator[str]:
         yield f"(facility({','.join(facilities)}) and level({','.join(severities)}))"
 
 
-def _destination(way: Link, buffer: str) -> str:
+def _destination(way: Link, name: str, buffer: str) -> str:
     """Return a destination: RFC 5425 inside TLS, else a line a message."""
-    words = f'"{way.host}" port({way.port}) {_REOPEN} {buffer}'.rstrip()
+    words = f'"{way.host}" port({way.port}) persist-name("contextagent_{name}") {_REOPEN}{buffer}'
     family = " ip-protocol(6)" if ":" in way.host else ""
     if not way.ca:
         return f'network({words}{family} transport("{way.protocol}") {_LINE});'
