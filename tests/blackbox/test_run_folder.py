@@ -66,9 +66,9 @@ def test_anybody_there_may_ask_for_the_status(guest: Guest) -> None:
 
 
 def test_a_run_there_keeps_another_one_out(guest: Guest) -> None:
-    guest.put("disk/prolog.sh", f"#!/bin/sh\n{' '.join(AGENT)} run; echo $? > /answer\n")
+    guest.put("disk/prolog.sh", "#!/bin/sh\nflock -n /var/run/contextagent/lock true; echo $? > /answer\n")
     assert old(guest, *AGENT, *BOOT).code == 0
-    assert guest.text("answer") == "75\n"
+    assert guest.text("answer") == "1\n"
 
 
 @pytest.fixture
