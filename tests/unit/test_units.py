@@ -114,6 +114,12 @@ def test_the_stop_phase_is_that_of_the_second_unit(pre: Unit, post: Unit) -> Non
     assert "ExecStop" not in pre["Service"]
 
 
+def test_a_machine_that_ends_in_the_middle_of_a_phase_has_its_stop_phase_and_no_other_has(post: Unit) -> None:
+    (after,) = post["Service"]["ExecStopPost"]
+    assert after.startswith("-")
+    assert '"$$(systemctl is-system-running)" != stopping ] || exec /usr/bin/contextagent run stop ' in after
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_phase_is_over_when_it_ends_and_what_a_site_started_outlives_it(name: str) -> None:
     service = parsed(UNITS[name])["Service"]
