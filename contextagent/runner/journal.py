@@ -211,6 +211,7 @@ class Journal:
         host = self._host
         self._lock()
         try:
+            self._put_back()
             if os.fstat(self._fd).st_size != self._end_bytes:
                 self._take_up()
             now_ns, mono_ns, is_sync = host.utc_ns(), host.mono_ns(), host.is_clock_synchronised()
@@ -259,6 +260,23 @@ class Journal:
         self._warn("trace-replaced", f"cannot append to '{self._path}': it is no regular file, moving it to '{aside}'")
         return self._file()
 
+    def _put_back(self) -> None:
+        """Give the trace its name back, where a script with root's rights took it away or put another file there."""
+        files, ours = self._host.files, os.fstat(self._fd)
+        try:
+            if os.path.samestat(os.lstat(files.real(self._path)), ours) or not stat_bits.S_ISREG(ours.st_mode):
+                return
+            files.rename(self._path, f"{LOGS}/{random_name('.set-aside-')}")
+        except FileNotFoundError:
+            pass
+        files.make_folder(LOGS)
+        files.create(self._path, (os.pread(self._fd, 1 << 16, at) for at in range(0, ours.st_size, 1 << 16)))
+        aside, self._fd = self._fd, self._file()
+        os.close(aside)
+        self._lock()
+        reserve.reserve(self._host, self._fd)
+        self._warn("trace-deleted", f"cannot find '{self._path}': it was taken away, putting a copy there")
+
     def _lock(self) -> None:
         """Hold the trace against other writers.
 
@@ -289,7 +307,11 @@ class Journal:
             self._warn(
                 "trace-damaged", f"cannot read record {tail.seq} of '{self._path}', continuing the chain behind it"
             )
-        self._chain.seq, self._chain.head, self._end_bytes = tail.seq, tail.head, tail.end_bytes
+        self._end_bytes = tail.end_bytes
+        if tail.seq < self._chain.seq:  # whoever has got the records that are gone can still verify the chain
+            self._warn("trace-cut", f"cannot find the last records of '{self._path}', continuing the chain behind them")
+            return
+        self._chain.seq, self._chain.head = tail.seq, tail.head
 
     def _put(self, line: bytes) -> None:
         """Write one line whole, or leave nothing of it.

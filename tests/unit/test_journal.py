@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from contextagent.trace.chain import GENESIS, line_hash
 from contextagent.trace.verify import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from contextagent.trace.verify import BootVerdict
@@ -414,3 +415,45 @@ def test_old_traces_and_receipts_go_when_the_clock_can_be_trusted(host: Host, cl
     host.is_clock_synchronised = lambda: clock == "synchronised"  # type: ignore[method-assign]  # as above
     reserve.forget_old(host, keep_days=90)
     assert len(os.listdir(logs(host))) == left
+
+
+def replace(host: Host) -> None:
+    os.unlink(path(host))
+    append(host, b"forged\n")
+
+
+ATTACKS: dict[str, Callable[[Host], None]] = {
+    "removed": lambda host: os.unlink(path(host)),
+    "moved away": lambda host: os.rename(path(host), f"{path(host)}.away"),
+    "replaced": replace,
+    "folder removed": lambda host: shutil.rmtree(os.path.dirname(path(host))),
+}
+
+
+@pytest.mark.parametrize("how", ATTACKS)
+def test_a_trace_that_is_taken_away_while_the_agent_runs_is_put_back_whole(host: Host, how: str) -> None:
+    journal = written(host)
+    before = lines(host)
+    ATTACKS[how](host)
+    assert journal.record("shutdown")
+    assert [problem.reason for problem in journal.problems] == ["trace-deleted"]
+    assert lines(host)[: len(before) - 1] == before[:-1]
+    assert os.stat(path(host)).st_mode & 0o777 == 0o600
+    assert (verdict(host).verdict, verdict(host).records) == ("intact", 6)
+    journal.close()
+
+
+def test_a_trace_that_is_cut_while_the_agent_runs_shows_it_and_a_collector_that_has_it_all_can_verify(
+    host: Host,
+) -> None:
+    journal = written(host)
+    collected = lines(host)
+    os.truncate(path(host), 0)
+    assert journal.record("shutdown")
+    assert [problem.reason for problem in journal.problems] == ["trace-cut"]
+    assert verdict(host).verdict == "broken"
+    collected = [line for line in collected if line] + [lines(host)[0]]
+    verifier = Verifier()
+    verifier.feed([b"\n".join(collected) + b"\n"])
+    assert [boot.verdict for boot in verifier.report().boots] == ["intact"]
+    journal.close()
