@@ -106,6 +106,9 @@ def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     for owner, source in status["sources"].items():
         trust = f" (trust: {status['trust'][owner]})" if owner in status["trust"] else ""
         yield f"{owner:<8}  {source or 'nothing'}{trust}"
+    logging = status.get("logging") or {"delivered": "none"}
+    if logging["delivered"] != "none":
+        yield f"logs      {logging['delivered']} {printable(', '.join(logging['targets']))}".rstrip()
     phases = [
         (name, phase["state"], _seconds(phase["duration_s"]), phase["started"] or "")
         for name, phase in status["phases"].items()
@@ -167,7 +170,7 @@ def run_explain(_options: argparse.Namespace, shell: Shell) -> int:
         UnknownError: The agent has not run in this boot.
     """
     status = _status_of(shell.host)
-    facts = {key: status[key] for key in ("result", "sources", "verdicts", "trust", "scripts", "errors", "warnings")}
+    facts = {key: status[key] for key in _EXPLAINED if key in status}
     shell.emit(facts, "\n".join(_explain_lines(status)))
     return 0
 
@@ -188,11 +191,20 @@ def _explain_lines(status: Mapping[str, Any]) -> Iterator[str]:
         why = _SKIPS.get(script["reason"] or "", script["reason"])
         if why:
             yield f"{script['id']} {script['state']}: {printable(why)}"
+    logging = status.get("logging") or {"delivered": "none"}
+    if logging["delivered"] != "none":
+        yield f"logs {_DELIVERED[logging['delivered']].format(printable(', '.join(logging['targets'])))}"
     for kind in ("errors", "warnings"):
         for said in status[kind]:
             yield f"{kind[:-1]} [{said['reason']}]: {printable(said['message'])}"
 
 
+_EXPLAINED = ("result", "sources", "verdicts", "trust", "scripts", "logging", "errors", "warnings")
+_DELIVERED = {
+    "no": "go nowhere: no log daemon could be told to send them",
+    "configured": "go by {}; whether they arrive is not known",
+    "reachable": "go by {}; a collector was reached",
+}
 _WHY = {
     "ok": "every script that had to run ended well",
     "none": "there was no context; the machine boots as if the agent were not there",

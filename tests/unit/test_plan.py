@@ -223,7 +223,8 @@ TOLD = (
 
 
 def log_steps(phase: Phase, supplied: dict[Owner, Supply | None], **changes: object) -> list[str]:
-    steps = make_plan(phase, supplied, situation(log_targets=TOLD, logs_wanted=("collector",), **changes)).steps
+    asked = situation().replace(log_targets=TOLD, logs_wanted=("collector",), **changes)
+    steps = make_plan(phase, supplied, asked).steps
     return [step.id.split("/", 2)[2] for step in steps]
 
 
