@@ -16,9 +16,9 @@ _HEADER = re.compile(
     rb"""(?:
         (?:\d{1,6}\ )?(?:<\d{1,3}>)?(?:1\ )?                                    # length of a frame, priority, RFC 5424
         (?:
-            \d{4}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d\S*                               # RFC 3339, and as people write it
+            (?:[A-Z][a-z]{2}\ )?\d{4}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d\S*           # RFC 3339, and as people write it
             |(?:\d{4}\ )?[A-Z][a-z]{2}\ [\ \d]\d(?:\ \d{4})?\ \d\d:\d\d:\d\d\S* # RFC 3164, with a year or parts of one
-            |\d{10}\.\d+                                                        # seconds since 1970
+            |\d{10}(?:\.\d+)?                                                   # seconds since 1970
         )
         (?:\ +[^\ {"\[]+(?:\[\d*\]:?)?){0,4}                                    # host, tag[pid]:, and what else
         (?:\ +(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)\ ?)?           # structured data

@@ -29,6 +29,8 @@ HEADERS = [
     b"2026-11-21 04:43:40.123 2001:db8::17 contextagent-trace ",
     b"2026-11-21T04:43:40Z node17 local6.info contextagent: ",
     b"1795236220.123456 node17 contextagent[1]: ",
+    b"1795236220 node17 contextagent-trace: ",
+    b"Sat 2026-11-21 04:43:40 UTC node17 contextagent-trace: ",
     b"MESSAGE=",
 ]
 NO_HEADERS = [
