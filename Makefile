@@ -62,9 +62,11 @@ hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a sub
 BUILDS_RPM := dpkg-source gcc patch perl readelf rpmbuild
 HAS_BUILDS_RPM := binutils dpkg-dev gcc libc6-dev patch perl rpm
 
+BOOTS := debugfs depmod ip lz4 mke2fs mmdebstrap nsenter qemu-system-x86_64 xorriso
+HAS_BOOTS := e2fsprogs ipxe-qemu iproute2 kmod lz4 mmdebstrap qemu-system-x86 seabios util-linux xorriso
+
 vm: $(READY) ## boot real guests with the package in them, in QEMU; SHARE=smoke: the few of every submission
-	$(call need,$(BUILDS_RPM) debugfs depmod ip lz4 mke2fs mmdebstrap nsenter qemu-system-x86_64 xorriso,\
-		$(HAS_BUILDS_RPM) e2fsprogs ipxe-qemu iproute2 kmod lz4 mmdebstrap qemu-system-x86 seabios util-linux xorriso)
+	$(call need,$(BUILDS_RPM) $(BOOTS),$(HAS_BUILDS_RPM) $(HAS_BOOTS))
 	$(BIN)/pytest tests/vm $(if $(SHARE),-m $(SHARE))
 
 rpm: $(READY) ## build the packages, with an interpreter of their own, into dist/, and test both
@@ -74,7 +76,7 @@ rpm: $(READY) ## build the packages, with an interpreter of their own, into dist
 	$(BIN)/pytest tests/rpm
 
 bench: $(READY) ## measure boots beside a bare shell and Debian's cloud-init (root); no figure fails it
-	$(call need,mmdebstrap,mmdebstrap)
+	$(call need,$(BUILDS_RPM) $(BOOTS),$(HAS_BUILDS_RPM) $(HAS_BOOTS))
 	$(BIN)/python -m tests.bench
 
 clean: ## remove everything that was made here
