@@ -234,4 +234,5 @@ class LogSetup:
 
     def _record(self, told: Target, reason: str) -> None:
         delivered = "configured" if self._mine(told).get("sha512") and told.sends else "no"
-        self._journal.record("logging", targets=list(told.sends), delivered=delivered, reason=reason)
+        targets = [f"{told.daemon} {place}" for place in told.sends]
+        self._journal.record("logging", targets=targets, delivered=delivered, reason=reason)
