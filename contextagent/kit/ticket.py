@@ -192,11 +192,13 @@ class _Gathering:
             yield "settings.json", _json(secrets.value(told(settings)))
         if state:
             yield "memory.json", _json(secrets.value(_memory(state)))
-        logs = self._had("traces", self._logs) or []
+        found = self._had("traces", self._logs)
+        logs = found or []
         traces = [name for name in logs if name.startswith("trace-")]
         for name in traces:
             yield from self._piece(f"traces/{name}", partial(self._read, f"{LOGS}/{name}"))
-        yield from self._piece("verify.json", partial(self._verified, traces))
+        if found is not None:
+            yield from self._piece("verify.json", partial(self._verified, traces))
         for name in (name for name in logs if name.startswith("receipt-")):
             yield from self._piece(f"receipts/{name}", partial(self._masked_json, secrets, f"{LOGS}/{name}"))
         yield from self._piece("files.txt", partial(_masked, secrets, self._listed))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.canaries import CANARY, POLICY, disk, has_canary, shouts
 from tests.disks import folder_with
+from tests.machine import AGENT, Machine, run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.machine import Machine
+    from tests.machine import Guest
 
 WHOLE = [
     *("README", "versions.json", "status.json", "status.txt", "explain.txt", "settings.json", "memory.json"),
@@ -153,6 +155,32 @@ def test_a_ticket_of_more_than_there_is_room_for_keeps_the_newest_traces(machine
     assert [name for name in pieces if name.startswith("traces/")] == [f"traces/trace-{n}.jsonl" for n in (5, 4, 3, 2)]
     assert b"traces/trace-1.jsonl: no room for it in 64 MiB" in pieces["missing.txt"]
     assert sum(map(len, pieces.values())) <= 64 << 20
+
+
+def test_a_whole_machine_asks_its_init_and_says_so_where_that_does_not_answer(guest: Guest, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-a", str(disk(tmp_path / "disk")), str(guest.root / "handed")], check=True)
+    agent = " ".join(AGENT)
+    words = f"{agent} run --disk /handed --metadata none; {agent} collect-logs /run/x.tar.gz --format json"
+    done = guest.shell("sh", "-c", words)
+    facts = json.loads(done.out[done.out.index("{") :])
+    assert {"status.txt", "memory.json", "verify.json", "files.txt"} <= set(facts["pieces"])
+    unheard = {line.partition(":")[0] for line in facts["missing"]}
+    assert unheard | {"units.txt", "journal.txt"} & set(facts["pieces"]) == {"units.txt", "journal.txt"}
+    assert not has_canary((guest.root / "run/x.tar.gz").read_bytes())
+
+
+def test_a_caller_who_may_read_little_gets_that(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        machine = Machine(Path(place) / "machine")
+        machine.run("run", "--disk", str(disk(tmp_path / "disk")), "--metadata", "none")
+        Path(place).chmod(0o777)
+        words = (*AGENT, "--root", str(machine.root), "collect-logs", f"{place}/x.tar.gz", "--format", "json")
+        done = run(("setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", *words))
+    facts = json.loads(done.out)
+    assert done.code == 0, done.err
+    assert "status.txt" in facts["pieces"]
+    assert not {"memory.json", "verify.json"} & set(facts["pieces"])
+    assert "traces: Permission denied" in facts["missing"]
 
 
 def test_scripts_and_their_outputs_are_in_no_ticket(machine: Machine, tmp_path: Path) -> None:
