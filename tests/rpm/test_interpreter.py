@@ -72,12 +72,30 @@ LINKS = """
 import netifaces
 print(netifaces.ifaddresses("lo")[netifaces.AF_INET][0]["addr"])
 """
+LOGS = """
+import socket, tempfile
+from contextagent.collectors import Endpoint
+from contextagent.host.reach import reach
+from contextagent.host.syslog import Syslog
+there = socket.create_server(("127.0.0.1", 0))
+away = socket.socket()
+away.bind(("127.0.0.1", 0))
+ends = [Endpoint(host="127.0.0.1", port=each.getsockname()[1]) for each in (there, away)]
+print([bool(said) for said in reach(ends, timeout_s=60)])
+path = tempfile.mkdtemp() + "/log"
+daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+daemon.bind(path)
+way = Syslog(path)
+way.send("tag", ["hello"])
+print(way.dropped, daemon.recv(99).partition(b": ")[2].decode())
+"""
 PIECES = {
     "crypto": (CRYPTO, "OpenSSL True CERT_REQUIRED\n"),
     "yaml": (YAML, "{'a': [1, {'b': False}], 'd': 'x\\n'}\n"),
     "disc": (DISC, "hello CONTEXT\n"),
     "web": (WEB, "hello\n"),
     "links": (LINKS, "127.0.0.1\n"),
+    "logs": (LOGS, "[False, True]\n0 hello\n"),
 }
 
 
@@ -167,7 +185,7 @@ def test_each_library_does_its_work(plain: Path, kernel: tuple[str, ...], piece:
     assert ask((*kernel, str(plain)), code).out == answer
 
 
-@pytest.mark.parametrize("piece", set(PIECES) - {"web", "links"})
+@pytest.mark.parametrize("piece", set(PIECES) - {"web", "links", "logs"})
 def test_each_library_does_its_work_where_nothing_else_is(bare: Bare, kernel: tuple[str, ...], piece: str) -> None:
     code, answer = PIECES[piece]
     done = bare.run("/python", "-c", code, kernel=kernel)

@@ -64,6 +64,21 @@ def test_only_the_later_flavour_has_units(package: oldrpm.Package, flavour: str)
     assert {"/etc/rc.d/init.d/contextagent", "/etc/rc.d/init.d/contextagent-pre"} <= set(package.paths())
 
 
+def test_the_package_of_presets_asks_for_ours_alone(packages: dict[str, Path]) -> None:
+    preset = oldrpm.read(packages["preset"])
+    asked = set(preset.strings("requires"))
+    assert {name for name in asked if name.startswith("rpmlib(")} <= RPMLIB["el6"]
+    assert {name for name in asked if not name.startswith("rpmlib(")} == {"contextagent"}
+    assert [path for path in preset.files if path.endswith(".preset")] == list(preset.files)[-1:]
+
+
+def test_every_file_is_named_after_us_so_that_it_is_nobody_elses(package: oldrpm.Package) -> None:
+    files = [
+        path for path, mode in zip(package.paths(), package.numbers("modes"), strict=True) if not stat.S_ISDIR(mode)
+    ]
+    assert [path for path in files if "contextagent" not in path] == []
+
+
 def test_the_policy_is_the_endorsers_to_keep(package: oldrpm.Package) -> None:
     config_noreplace = 1 | 1 << 4
     flags = dict(zip(package.paths(), package.numbers("flags"), strict=True))
