@@ -97,3 +97,14 @@ find lib/contextagent log/contextagent lib/hepix run/contextagent -mindepth 1 > 
     assert boot.read("units").split() == ["inactive", "no"] * 2
     assert (boot.read("failed"), boot.read("found"), boot.read("order")) == ("", "", "")
     assert "instance" not in boot.console
+
+
+def test_a_disk_is_ejected_where_the_policy_says_so(iso: Path, tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "eject", SYSTEMD)
+    guest.put({"/etc/contextagent/policy.d/10-eject.yaml": "disk:\n  eject: yes\n"})
+    # or the kernel would close the drive to read from it
+    test = "echo 0 > /proc/sys/dev/cdrom/autoclose; dd if=/dev/sr0 of=/dev/null count=1 2> drive || true"
+    boot = guest.boot(TEST + test, Setup(cd=iso))
+    assert status(boot)["result"] == "ok", boot.read("explain")
+    assert [(line.owner, line.phase) for line in told(boot)] == ORDER
+    assert "No medium found" in boot.read("drive")
