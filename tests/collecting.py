@@ -74,6 +74,11 @@ class Site:
         self.collector.put("etc/rsyslog.conf", rsyslog_collector())
         self.running: list[Daemon] = []
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The words that run a program on the machine's side of the network."""
+        return self._near.prefix
+
     def certify(self, *, is_mutual: bool = False, server: Certificate | None = None) -> Authority:
         """Give the collector a certificate for its name (or this one), and return the authority that issued it."""
         authority = Authority(self._folder / "authority")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.certificates import Authority
-from tests.collecting import NAME, RELP_TLS, Site
+from tests.collecting import ADDRESS, NAME, RELP_TLS, Site
 from tests.daemons import packages, until
 from tests.machine import AGENT, Guest, run
 from tests.traces import verified
@@ -67,7 +67,7 @@ class Station(Guest):
             (self.root / path).mkdir(parents=True)
         self.put("etc/rsyslog.conf", MAIN)
         self.put("usr/sbin/service", SERVICE, 0o755)
-        self.put("etc/hosts", f"127.0.0.1 localhost {NAME}\n")
+        self.put("etc/hosts", f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
         self.put("disk/context.sh", f"VMID=7\nDB_PASSWORD={CANARY}\n")
 
     def collect_by(self, **words: Any) -> None:
@@ -79,7 +79,7 @@ class Station(Guest):
         """Boot and stop the machine, and return what all of it said."""
         agent = " ".join((*AGENT, "--disk", "/disk", "--metadata", "none"))
         enter = (
-            *self._site.namespace.prefix,
+            *self._site.prefix,
             *self.words("sh", "-c", BOOT.format(agent=agent, before_stop=before_stop)),
         )
         return run(enter)
@@ -141,6 +141,22 @@ def test_a_whole_boots_trace_arrives_and_verifies_as_intact_after_the_machine_ha
     assert CANARY not in station.text("var/log/local")
 
 
+def test_a_site_whose_certificates_come_with_its_context_is_sent_everything_in_the_first_boot(
+    site: Site, station: Station
+) -> None:
+    site.certify(is_mutual=True)
+    for name in ("ca.pem", "own.pem", "own.key"):
+        station.put(f"disk/files/etc/tls/{name}", site.machine.text(f"etc/tls/{name}"))
+    collector = {"host": NAME, "port": RELP_TLS, "protocol": "relp", **OWN}
+    station.put("disk/site.json", json.dumps({"logging": {"collectors": [collector]}}))
+    station.put("disk/user/prolog.sh", "#!/bin/sh\nrm -f /etc/tls/ca.pem\n")
+    station.put("disk/epilog.sh", "#!/bin/sh\nexit 0\n")
+    site.collect()
+    station.boot()
+    assert station.said()["logging"]["delivered"] == "reachable", station.said()
+    until_intact(site)
+
+
 def test_a_collector_that_is_down_costs_a_boot_a_second_and_gets_everything_when_it_is_back(
     site: Site, station: Station
 ) -> None:
@@ -162,6 +178,7 @@ ATTACKS = {
     "kill -TERM $(cat /run/rsyslogd.pid)": "'rsyslogd' was stopped",
     "kill -STOP $(cat /run/rsyslogd.pid)": "'rsyslogd' was stopped",
     "echo '*.* @evil' >/etc/rsyslog.d/10-contextagent.conf": "'/etc/rsyslog.d/10-contextagent.conf' was changed",
+    "rm /var/log/contextagent/trace-*": "",
     "rm -r /etc/rsyslog.d": "'/etc/rsyslog.d/10-contextagent.conf' was removed",
 }
 
@@ -176,8 +193,11 @@ def test_what_the_users_root_does_to_rsyslog_is_said_and_mended_before_the_sites
     site.collect()
     station.boot()
     warnings = [each["message"] for each in station.said()["warnings"]]
-    assert any(ATTACKS[attack] in each for each in warnings), json.dumps(station.said(), indent=1)
-    assert any(ATTACKS[attack] in record["reason"] for record in station.trace() if record["ev"] == "logging")
+    if "trace" in attack:
+        assert [each["reason"] for each in station.said()["warnings"]] == ["trace-deleted"]
+    else:
+        assert any(ATTACKS[attack] in each for each in warnings), json.dumps(station.said(), indent=1)
+        assert any(ATTACKS[attack] in record["reason"] for record in station.trace() if record["ev"] == "logging")
     site.until_collected(b"in the sites script")
     assert station.said()["logging"]["delivered"] == "reachable"
     until_intact(site)
