@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.runner.journal import Journal
 
-REACH_S = 0.9
+REACH_S = 0.8
 """For all collectors together: with the start of the children that try them it is a second of the boot."""
 FLUSH_S = 5.0
 POLL_S = 0.02
