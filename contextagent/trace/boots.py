@@ -19,6 +19,7 @@ WINDOW = 1024
 """How many of a boot's newest records are remembered by hash, to tell a repeated record from a forged one."""
 MAX_SPANS = 256
 """How many pieces a boot may come in before it counts as broken."""
+_ANCHOR = b'"ev":"anchor"'
 _EARLIER = 64
 """How many records before the first one seen are remembered as cheaply: files may come in the wrong order."""
 _SEQ_BYTES = 8
@@ -66,7 +67,7 @@ class Memory:
 
 
 class Span:
-    """A run of records that follow one another; `line` is the last one's, `before` the one's before it."""
+    """A run of records that follow one another; `line` is the last one's, `before` that before an anchor."""
 
     __slots__ = ("before", "first", "head", "last", "line", "prev")
 
@@ -83,7 +84,6 @@ class Boot:
         span: The run that the newest record went to.
         spans: All of them.
         source: Number of the file that the newest record came from.
-        first_line: The record with the lowest place in the chain.
         known: The newest records.
         duplicates: How many records were seen again.
         rewound: Records of which only a second copy was seen so far, and in which file: its forwarder went back to
@@ -91,11 +91,11 @@ class Boot:
         anchored: Number of the last record that an anchor names; 0 for none.
         fault: The fault that lies first in the chain.
         is_over: Whether its last record is the shutdown, or the anchor behind that; known once it is settled.
-        first: Of its first record `inst`, `img` and `last`, once it is settled; empty where that can't be read.
+        first: Of the record with the lowest number `inst`, `img` and `last`; empty where that can't be read.
     """
 
     __slots__ = (
-        *("anchored", "duplicates", "fault", "first", "first_line", "is_over", "known", "loose", "rewound", "source"),
+        *("anchored", "duplicates", "fault", "first", "is_over", "known", "loose", "rewound", "source"),
         *("span", "spans", "suspect"),
     )
 
@@ -103,7 +103,7 @@ class Boot:
         self.span = span
         self.spans = [span]
         self.source = source
-        self.first_line = span.line
+        self.first = _said_first(span.line)
         self.known = Memory(span.first, span.head)
         self.loose: dict[int, bytes] | None = None
         self.rewound: dict[int, int] | None = None
@@ -112,7 +112,6 @@ class Boot:
         self.fault: Fault | None = None
         self.suspect = 0
         self.is_over = False
-        self.first: Mapping[str, Any] = {}
 
     def blame(self, seq: int, expected: bytes, found: bytes, cause: str) -> None:
         """Keep the fault that lies first in the chain."""
@@ -123,7 +122,7 @@ class Boot:
         """Put a record behind a span, and say so where it names another record than that one."""
         if prev != span.head:
             self._mismatch(span, seq, prev)
-        span.before, span.line = span.line, line
+        span.before, span.line = span.line if _ANCHOR in line else b"", line
         span.last, span.head = seq, head
         self.span = span
         self.known.put(seq, head)
@@ -154,7 +153,7 @@ class Boot:
             return
         self.span = Span(seq, prev, head, line)
         if seq < min(span.first for span in self.spans):
-            self.first_line = line
+            self.first = _said_first(line)
         self.spans.append(self.span)
         self.known.put(seq, head)
         self._join(self.span)
@@ -228,10 +227,13 @@ class Boot:
         if newest and newest["ev"] == "anchor":
             newest = decode(last.before)
         self.is_over = newest is not None and newest["ev"] == "shutdown"
-        first = decode(self.first_line) or {}
-        self.first = {key: first.get(key) for key in ("inst", "img", "last")} if first else {}
         for seq in self.rewound or ():
             self.blame(seq, b"", b"", "it is out of its place")
         for seq, head in (self.loose or {}).items():
             self.blame(seq - 1, b"", head, "a second record has this number, and no known one follows it")
         return last
+
+
+def _said_first(line: bytes) -> Mapping[str, Any]:
+    record = decode(line) or {}
+    return {key: record[key] for key in ("inst", "img", "last") if key in record}

@@ -12,6 +12,10 @@ MAX_LINE_BYTES = 1 << 16
 """A longer line is nobody's record; its rest is dropped as it comes."""
 
 RECORD_START = b'{"v":1,"seq":'
+USUAL_HEADER = (
+    rb"(?:(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^ ]*|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d) [^ {\"\[]+ [^ {\"\[]+ )?"
+)
+"""Expression for what rsyslog and syslog-ng write before a line unless they are told otherwise, or nothing."""
 _HEADER = re.compile(
     rb"""(?:
         (?:\d{1,6}\ )?(?:<\d{1,3}>)?(?:1\ )?                                    # length of a frame, priority, RFC 5424

@@ -9,7 +9,7 @@ from hashlib import sha256
 from contextagent import jsontext
 from contextagent.model import Value
 from contextagent.trace.boots import Boot, Span
-from contextagent.trace.syslog import RECORD_START, lines_of, record_bytes
+from contextagent.trace.syslog import RECORD_START, USUAL_HEADER, lines_of, record_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     VerdictName = Literal["intact", "open", "broken"]
 
-_FAST = re.compile(rb'\{"v":1,"seq":([1-9]\d{0,17}),"prev":"([0-9a-f]{64})","boot":"([^"\\]*(?:\\.[^"\\]*)*)"')
+_RECORD = re.compile(
+    USUAL_HEADER + rb'\{"v":1,"seq":([1-9]\d{0,17}),"prev":"([0-9a-f]{64})","boot":"([^"\\]*(?:\\.[^"\\]*)*)"'
+)
+"""A record as this agent writes it, behind a header as most collectors write it, or none."""
 _HASH = re.compile("[0-9a-f]{64}")
 _EXIT_CODES: dict[VerdictName, int] = {"intact": 0, "open": 2, "broken": 1}
 VERDICTS: tuple[VerdictName, ...] = ("intact", "open", "broken")
@@ -95,13 +98,16 @@ class Verifier:
     def feed(self, chunks: Iterable[bytes]) -> None:
         """Read one file's bytes, in pieces of any size."""
         self._source += 1
-        fast, boots, digest, source = _FAST.match, self._boots, sha256, self._source
+        fast, boots, digest, source = _RECORD.match, self._boots, sha256, self._source
         for line in lines_of(chunks):
-            data = line if line.startswith(RECORD_START) else record_bytes(line)
-            match = fast(data) if data else None
-            if match is None or data is None:
-                self._odd(line)
-                continue
+            data, match = line, fast(line)
+            if match is None:
+                data = record_bytes(line) or b""
+                match = fast(data)
+                if match is None:
+                    self._odd(line)
+                    continue
+            data = data[match.start(1) - len(RECORD_START) :]
             number, named, name = match.groups()
             seq, prev, head = int(number), unhexlify(named), digest(data).digest()
             boot = boots.get(name)
