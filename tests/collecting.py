@@ -1,4 +1,4 @@
-"""A site's collector and a machine that sends to it, for tests: Debian's daemons, told what the agent would tell them."""
+"""A site's collector and a machine that sends to it, for tests: Debian's daemons, told what the agent tells them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Site:
     def collect(self) -> Daemon:
         """Start the collector, and wait until it takes connections."""
         daemon = self._kept(self.collector.start("rsyslog", *RSYSLOGD))
-        until(lambda: not daemon.is_running or {2514, 514} <= self._listening(), "the collector listens")
+        until(lambda: not daemon.is_running or {2514, 514} <= self.listening(), "the collector listens")
         assert daemon.is_running, daemon.said.read_text()
         return daemon
 
@@ -107,7 +107,8 @@ class Site:
         self.running.append(daemon)
         return daemon
 
-    def _listening(self) -> set[int]:
+    def listening(self) -> set[int]:
+        """Return the TCP ports that the collector listens on."""
         rows = (line.split() for name in ("tcp", "tcp6") for line in self._table(name))
         return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
@@ -137,9 +138,9 @@ class Site:
             self.machine.put(file.path.lstrip("/"), text, mode=file.mode)
         return target
 
-    def log(self, tag: str, text: str, *, priority: str) -> None:
+    def log(self, tag: str, text: str, *, priority: str, path: str = "dev/log") -> None:
         """Log a line on the machine, as a program there would."""
-        words = ("logger", "--socket", str(self.machine.root / "dev/log"), "--tag", tag, "--priority", priority)
+        words = ("logger", "--socket", str(self.machine.root / path), "--tag", tag, "--priority", priority)
         subprocess.run([*words, "--", text], check=True)
 
     def until_logging(self) -> None:

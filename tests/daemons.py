@@ -42,12 +42,14 @@ set -eu
 root=$1 view=$2 packages=$3; shift 3
 mount -t tmpfs -o mode=0755 tmpfs "$view"
 cd "$view"
-mkdir usr etc var run dev proc tmp
+mkdir usr etc var run dev proc sys tmp
 for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
 mount -t overlay overlay -o "lowerdir=$packages/usr:/usr" usr
 for name in etc var run dev; do mount --bind "$root/$name" "$name"; done
 for name in null zero full random urandom; do : >"dev/$name"; mount --bind "/dev/$name" "dev/$name"; done
 mount --rbind /proc proc
+mount --rbind /sys sys
+mountpoint -q sys/fs/cgroup || mount -t cgroup2 cgroup2 sys/fs/cgroup
 exec chroot . "$@"
 """
 

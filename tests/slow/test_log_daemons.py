@@ -1,4 +1,4 @@
-"""What the agent tells each log daemon, told to the real one: its checker takes it, and a real collector gets the logs."""
+"""What the agent tells rsyslog, told to the real one: its checker takes it, and a real collector gets the logs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ module(load="imuxsock")
 $IncludeConfig /etc/rsyslog.d/*.conf
 *.* /var/log/local
 """
-CA = {"ca": "/etc/tls/ca.pem"}
-OWN = {**CA, "cert": "/etc/tls/own.pem", "key": "/etc/tls/own.key"}
+PLAIN = Collector(host=NAME)
+JUDGED = PLAIN.replace(protocol="tls", ca="/etc/tls/ca.pem")
+MUTUAL = JUDGED.replace(cert="/etc/tls/own.pem", key="/etc/tls/own.key")
 WAYS = {
-    "relp": Collector(host=NAME),
-    "relp-mutual": Collector(host=NAME, port=RELP_TLS, **OWN),
-    "tls": Collector(host=NAME, protocol="tls", **CA),
-    "tls-mutual": Collector(host=NAME, protocol="tls", **OWN),
-    "tcp": Collector(host=NAME, protocol="tcp"),
-    "udp": Collector(host=NAME, protocol="udp"),
+    "relp": PLAIN,
+    "relp-mutual": MUTUAL.replace(protocol="relp", port=RELP_TLS),
+    "tls": JUDGED,
+    "tls-mutual": MUTUAL,
+    "tcp": PLAIN.replace(protocol="tcp"),
+    "udp": PLAIN.replace(protocol="udp"),
 }
 
 
