@@ -65,7 +65,11 @@ def find_targets(
     )
     if not (logging.collectors or logging.audit or logging.journal_upload):
         return Found(targets=(), warnings=problems)
-    found = targets(logging, machine_of(host))
+    try:
+        found = targets(logging, machine_of(host))
+    except OSError as error:  # such as a machine that has no process left to give
+        message = f"cannot look for the log daemons: {error.strerror or error}, going on without them"
+        return Found(targets=(), warnings=problems, errors=(Problem(reason="logging-failed", message=message),))
     wanted = dict.fromkeys((*(each.host for each in logging.collectors), named(logging.journal_upload)))
     return Found(
         targets=tuple(each for each in found if each.files),

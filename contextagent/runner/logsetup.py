@@ -70,18 +70,31 @@ class LogSetup:
                 except (OSError, ContextAgentError) as error:
                     self._fail(told, error)
             return
+        try:
+            self._end(step)
+        except (OSError, ContextAgentError) as error:  # such as a machine that has no process left to give
+            message = f"cannot find out where the logs go: {getattr(error, 'strerror', None) or error}, going on"
+            self.problems.append(Problem(reason="logging-failed", message=message))
+
+    def _end(self, step: Step) -> None:
+        """Find out, after everybody's scripts, how far the logs go; at a stop, wait for them."""
         self._settle(step.told)
         self._look_again(step.told)
         delivery = self._delivery = Delivery(self._host, self._journal, self.known, step.told)
-        if step.argument == "flush":
-            delivery.flush()
-        else:
-            delivery.find_out(wanted=step.lines, is_network=step.phase != "pre-network")
-        self.problems += delivery.problems
+        try:
+            if step.argument == "flush":
+                delivery.flush()
+            else:
+                delivery.find_out(wanted=step.lines, is_network=step.phase != "pre-network")
+        finally:
+            self.problems += delivery.problems
 
     def flush_rest(self) -> str:
         """Return, once the trace has its last record, how far it got on its way; empty where nothing is to be said."""
-        return self._delivery.flush_rest() if self._delivery else ""
+        try:
+            return self._delivery.flush_rest() if self._delivery else ""
+        except OSError as error:
+            return f"cannot find out where it is: {error.strerror or error}"
 
     def _tell(self, told: Target, step: Step) -> None:
         """Tell a daemon before anybody's scripts run."""
