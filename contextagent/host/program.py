@@ -6,6 +6,8 @@ import _imp
 import os
 import sys
 
+from contextagent.digests import new_sha512
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,22 +22,21 @@ def is_one() -> bool:
     return _imp.is_frozen(_PACKAGE)
 
 
-def parts() -> Iterator[tuple[str, bytes | memoryview]]:
-    """Yield name and content of each module that can be part of a boot, in order: all but `kit`."""
-    return _frozen() if is_one() else _files()
+def sha512() -> str:
+    """Return one digest over all that can be part of a boot, names and bytes: every module but `kit`.
 
+    One program has it linked in: whoever could change a part of that could change what digests it as well, and a boot
+    would spend a tenth of its time on reading what it does not need.
+    """
+    if is_one():
+        from contextagent import _linked  # type: ignore[attr-defined]  # noqa: PLC0415  # made when a program is built
 
-def _names() -> list[str]:
-    return list(_imp._frozen_module_names())  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way
-
-
-def _frozen() -> Iterator[tuple[str, bytes | memoryview]]:
-    kit = f"{_PACKAGE}.{_NOT_BOOT}"
-    for name in sorted(_names()):
-        if name.split(".")[0] == _PACKAGE and name != kit and not name.startswith(f"{kit}."):
-            found = _imp.find_frozen(name, withdata=True)
-            if found and found[0]:
-                yield name, found[0]
+        return str(_linked.DIGEST)
+    digest = new_sha512()
+    for name, data in _files():
+        digest.update(f"{name}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _files() -> Iterator[tuple[str, bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextagent import __version__
-from contextagent.digests import new_sha512
 from contextagent.runner.journal import last_record
 
 TYPE_CHECKING = False
@@ -84,14 +83,10 @@ def _bytes(supply: Supply) -> int:
 
 
 def agent_sha512() -> str:
-    """Return one digest over the agent's own modules, names and bytes, but for `kit`, which is no part of a boot.
+    """Return one digest over the agent's own modules.
 
     What runs is what is digested: a package manager's word for it may be older than the last attack.
     """
-    from contextagent.host.program import parts  # noqa: PLC0415  # once a boot
+    from contextagent.host import program  # noqa: PLC0415  # once a boot
 
-    digest = new_sha512()
-    for name, data in parts():
-        digest.update(f"{name}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()
+    return program.sha512()

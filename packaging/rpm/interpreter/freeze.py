@@ -8,11 +8,15 @@ for which a package of ours stands in.
 
 import _imp
 import argparse
+import ast
+import hashlib
 import marshal
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import CodeType
+from typing import NamedTuple
 
 # Of the standard library: tests, programs for developers, other platforms, and what needs modules that are left out
 LEFT_OUT = set(
@@ -30,8 +34,21 @@ ENCODINGS = set(
     "utf_8_sig".split()
 )
 
+AGENT = "contextagent"
+BOOT = ("contextagent.cli.boot",)
+"""What a boot imports, whatever it finds."""
 Source = tuple[str, bytes]
 """A module's path as tracebacks show it, and its text."""
+
+
+class Module(NamedTuple):
+    """A module that is compiled, and what that looks like as bytes."""
+
+    path: str
+    is_package: bool
+    text: bytes
+    code: CodeType
+    data: bytes
 
 
 def standard_library(folder: str) -> Iterator[Source]:
@@ -77,27 +94,89 @@ def package(folder: str) -> Iterator[Source]:
                 yield os.path.relpath(os.path.join(place, name), os.path.dirname(folder)), file.read()
 
 
-def write(sources: dict[str, bytes], out: str) -> None:
-    """Compile the modules and write `frozen.bin` with their code, and `frozen.c` with the table."""
+def compiled(sources: dict[str, bytes]) -> dict[str, Module]:
+    """Compile the modules, but for those that the interpreter has frozen already; docstrings stay out."""
     known = set(_imp._frozen_module_names())  # noqa: SLF001  # the interpreter's own: there is no public way to ask
+    modules = {}
+    for path, text in sorted(sources.items()):
+        stem = path.removesuffix(".py").replace("/", ".")
+        name = stem.removesuffix(".__init__")
+        if name not in known:
+            code = compile(text, path, "exec", dont_inherit=True, optimize=2)
+            modules[name] = Module(path, name != stem, text, code, marshal.dumps(code))
+    return modules
+
+
+def is_own(name: str) -> bool:
+    """Return whether a module is the agent's."""
+    return name.partition(".")[0] == AGENT
+
+
+def digest(modules: dict[str, Module], linked: str) -> str:
+    """Return one digest over all that can be part of a boot: the agent's modules but for `kit`, and what is linked."""
+    total = hashlib.sha512(linked.encode())
+    for name, module in modules.items():
+        if is_own(name) and name.split(".")[:2] != [AGENT, "kit"]:
+            total.update(f"{name}\0".encode() + module.data)
+    return total.hexdigest()
+
+
+def closure(modules: dict[str, Module], wanted: Iterable[str]) -> list[str]:
+    """Return the agent's modules that come with these at their import, each after those that it imports."""
+    order: dict[str, None] = {}
+    begun = set()
+
+    def visit(name: str) -> None:
+        if name in begun or name not in modules or not is_own(name):
+            return
+        visit(name.rpartition(".")[0])
+        if name in begun:  # its package has brought it
+            return
+        begun.add(name)
+        for statement in ast.parse(modules[name].text).body:
+            for node in statement.body if isinstance(statement, ast.Try) else (statement,):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    visit(node.module)
+                    for each in node.names:
+                        visit(f"{node.module}.{each.name}")
+        order[name] = None
+
+    for name in wanted:
+        visit(name)
+    return list(order)
+
+
+def write_boot(modules: dict[str, Module], out: str) -> None:
+    """Write what a boot always loads, `boot.bin`: a tuple of (name, its parent's, path, is a package, code) in order.
+
+    In one piece, since a name that many modules use is then read once; in order, so that nothing has to be looked for.
+    """
+    rows = [
+        (name, name.rpartition(".")[0], modules[name].path, modules[name].is_package, modules[name].code)
+        for name in closure(modules, BOOT)
+    ]
+    with open(os.path.join(out, "boot.bin"), "wb") as file:
+        file.write(marshal.dumps(tuple(rows)))
+
+
+def write_table(modules: dict[str, Module], out: str) -> None:
+    """Write `frozen.bin` with the modules' code, and `frozen.c` with the table: it is searched from its beginning."""
     rows: list[str] = []
     at = 0
     with open(os.path.join(out, "frozen.bin"), "wb") as blob:
-        for path, text in sorted(sources.items()):
-            name = path.removesuffix(".py").replace("/", ".")
-            is_package = name.endswith(".__init__")
-            name = name.removesuffix(".__init__")
-            if name in known:
-                continue
-            code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=0))
-            blob.write(code)
-            names = (name, "__main__") if name == "contextagent.__main__" else (name,)
-            rows += [f'    {{"{each}", frozen_bytes + {at}, {len(code)}, {int(is_package)}}},\n' for each in names]
-            at += len(code)
+        for name, module in sorted(modules.items(), key=lambda item: (not is_own(item[0]), item[0])):
+            blob.write(module.data)
+            names = (name, "__main__") if name == f"{AGENT}.__main__" else (name,)
+            place = f"frozen_bytes + {at}, {len(module.data)}, {int(module.is_package)}"
+            rows += [f'    {{"{each}", {place}}},\n' for each in names]
+            at += len(module.data)
     with open(os.path.join(out, "frozen.c"), "w", encoding="ascii") as table:
         table.write("#include <Python.h>\n")
-        table.write('__asm__(".section .rodata\\n.global frozen_bytes\\n.p2align 4\\nfrozen_bytes:\\n"\n')
-        table.write('        ".incbin \\"frozen.bin\\"\\n.byte 0\\n.previous\\n");\n')
+        for name in ("frozen", "boot"):
+            table.write(
+                f'__asm__(".section .rodata\\n.global {name}_bytes, {name}_end\\n.p2align 4\\n{name}_bytes:\\n"\n'
+            )
+            table.write(f'        ".incbin \\"{name}.bin\\"\\n{name}_end:\\n.byte 0\\n.previous\\n");\n')
         table.write("extern const unsigned char frozen_bytes[];\n")
         table.write("const struct _frozen frozen_modules[] = {\n")
         table.writelines([*rows, "    {0}\n};\n"])
@@ -115,11 +194,12 @@ def main() -> None:
     sources |= dict(libraries(options.libraries))
     for folder in options.packages:
         sources |= dict(package(folder))
-    # so that the agent's digest of its own modules (chronicle.agent_sha512) tells of what is linked with them, too
-    sources["contextagent/_linked.py"] = (
-        f'"""What the modules are linked with."""\n\nDIGEST = "{options.linked}"\n'.encode()
-    )
-    write(sources, options.out)
+    modules = compiled(sources)
+    # the agent's word on itself (host/program.py); whoever could change what it speaks of could change it as well
+    said = f'"""What the agent is made of."""\n\nDIGEST = "{digest(modules, options.linked)}"\n'
+    modules |= compiled({f"{AGENT}/_linked.py": said.encode()})
+    write_boot(modules, options.out)
+    write_table(modules, options.out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <marshal.h>
+
 #include <limits.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -15,6 +17,7 @@
 #define INSTALLED "/usr/libexec/contextagent/contextagent"
 
 extern const struct _frozen frozen_modules[];
+extern const char boot_bytes[], boot_end[];
 PyMODINIT_FUNC PyInit__guestos(void);
 PyMODINIT_FUNC PyInit__netifaces(void);
 
@@ -80,9 +83,64 @@ static void start(int argc, char **argv, int is_plain)
     PyConfig_Clear(&config);
 }
 
-/* Run contextagent/__main__.py as the program that it is; it ends the process itself when all goes well. */
-static int run_agent(void)
+struct row {
+    PyObject *name, *parent, *path, *code; /* of `boot.bin` (freeze.py); the parent of what has none is empty */
+    int is_package;
+};
+
+static int read_row(PyObject *rows, Py_ssize_t at, struct row *row)
 {
+    return PyArg_ParseTuple(PyTuple_GET_ITEM(rows, at), "UUUpO", &row->name, &row->parent, &row->path, &row->is_package,
+                            &row->code) ? 0 : -1;
+}
+
+/* Make an empty module, with what an import would set in it before its code runs. */
+static int make_module(const struct row *row)
+{
+    PyObject *module = PyImport_AddModuleObject(row->name), *file = PyUnicode_FromFormat("%s/%U", executable, row->path);
+    PyObject *inside = row->is_package ? PyList_New(0) : Py_NewRef(Py_None);
+    int is_failed = !module || !file || !inside || PyModule_AddObjectRef(module, "__file__", file) ||
+                    PyModule_AddObjectRef(module, "__package__", row->is_package ? row->name : row->parent) ||
+                    (row->is_package && PyModule_AddObjectRef(module, "__path__", inside));
+    Py_XDECREF(file);
+    Py_XDECREF(inside);
+    return is_failed ? -1 : 0;
+}
+
+/* Run a module's code, and show the module to its package. */
+static int run_module(const struct row *row)
+{
+    PyObject *module = PyImport_AddModuleObject(row->name), *names = PyModule_GetDict(module);
+    PyObject *done = PyEval_EvalCode(row->code, names, names);
+    const char *dot = strrchr(PyUnicode_AsUTF8(row->name), '.');
+    Py_XDECREF(done);
+    return done && (!dot || !PyObject_SetAttrString(PyImport_AddModuleObject(row->parent), dot + 1, module)) ? 0 : -1;
+}
+
+/* Load the modules that every boot imports: in one piece and in order they cost half of what it costs to look for each. */
+static int load_boot(void)
+{
+    PyObject *rows = PyMarshal_ReadObjectFromString(boot_bytes, boot_end - boot_bytes);
+    Py_ssize_t count = rows ? PyTuple_GET_SIZE(rows) : 0;
+    int is_failed = !rows;
+    struct row row;
+    for (Py_ssize_t i = 0; i < count && !is_failed; i++)
+        is_failed = read_row(rows, i, &row) || make_module(&row);
+    for (Py_ssize_t i = 0; i < count && !is_failed; i++)
+        is_failed = read_row(rows, i, &row) || run_module(&row);
+    Py_XDECREF(rows);
+    return is_failed ? -1 : 0;
+}
+
+/* Run contextagent/__main__.py as the program that it is; it ends the process itself when all goes well. */
+static int run_agent(int is_boot)
+{
+    PyGC_Disable(); /* nothing that is loaded here is rubbish */
+    if (is_boot && load_boot()) {
+        PyErr_Print();
+        return 1;
+    }
+    PyGC_Enable();
     PyObject *module = PyImport_AddModule("__main__"), *package = PyUnicode_FromString("contextagent");
     if (!module || !package || PyObject_SetAttrString(module, "__package__", package) ||
         PyImport_ImportFrozenModule("__main__") <= 0) {
@@ -98,5 +156,5 @@ int main(int argc, char **argv)
     int is_plain = !strncmp(base ? base + 1 : name, "python", 6);
     find_executable(name);
     start(argc, argv, is_plain);
-    return is_plain ? Py_RunMain() : run_agent();
+    return is_plain ? Py_RunMain() : run_agent(argc > 1 && !strcmp(argv[1], "run"));
 }
