@@ -5,11 +5,13 @@ The collector and a machine are views of this one, with Debian's packages laid o
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from contextagent.trace.chain import line_hash
 from tests.daemons import packages, until
 from tests.machine import REPOSITORY
 from tests.network import Namespace
@@ -98,6 +100,16 @@ def boot(places: dict[str, Place]) -> None:
     until_whole(places)
 
 
+def console(guest: Place) -> str:
+    """Return what the machine's console showed, as the hypervisor keeps it: the hash of each anchor, and of the end."""
+    lines = [line.encode() for line in guest.shell.run("cat /var/log/contextagent/trace-*.jsonl")]
+    records = [(json.loads(line), line_hash(line)) for line in lines]
+    ended = [(record, mine) for record, mine in records if record["ev"] in ("anchor", "shutdown")]
+    anchors = [f"trace: anchor {each['boot']} {each['seq']} {mine}" for each, mine in ended]
+    assert len(anchors) == 4
+    return "Booting\n" + "".join(f"[   17.1] contextagent: {anchor}\n" for anchor in anchors)
+
+
 def until_whole(places: dict[str, Place]) -> None:
     """Wait until the collector has every record that the machine has."""
     lines = places["guest# "].shell.run("cat /var/log/contextagent/trace-*.jsonl")
@@ -119,6 +131,8 @@ def test_every_step_of_the_page_does_what_it_shows(places: dict[str, Place]) -> 
             if ran and ran[-1].endswith("echo $?"):
                 assert guest.shell.run("contextagent run stop")[-1].startswith("contextagent: ok")
                 until_whole(places)
+            if "/srv/consoles" in command:
+                collector.put("/srv/consoles/vm-17.log", console(guest))
             found = places[prompt].shell.run(RSYSLOGD if command == "systemctl restart rsyslog" else command)
             assert is_shown(found, shown), (command, found)
             ran.append(command)
