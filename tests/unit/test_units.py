@@ -117,7 +117,7 @@ def test_the_stop_phase_is_that_of_the_second_unit(pre: Unit, post: Unit) -> Non
 def test_a_machine_that_ends_in_the_middle_of_a_phase_has_its_stop_phase_and_no_other_has(post: Unit) -> None:
     (after,) = post["Service"]["ExecStopPost"]
     assert after.startswith("-")
-    assert '"$$(systemctl is-system-running)" != stopping ] || exec /usr/bin/contextagent run stop ' in after
+    assert '"$$(systemctl is-system-running)" != stopping ] || exec /usr/bin/contextagent run stop --resume ' in after
 
 
 @pytest.mark.parametrize("name", RUNS)
