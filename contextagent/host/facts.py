@@ -121,7 +121,7 @@ def _text(files: Files, path: str) -> str:
 
 def _real_text(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(_MAX_BYTES)
+        with open(path, "rb") as file:  # opened as text it would cost a boot another module
+            return file.read(_MAX_BYTES).decode("ascii", "replace")
     except OSError:
         return ""
