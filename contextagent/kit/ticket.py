@@ -18,6 +18,8 @@ from functools import partial
 from typing import TypeVar
 
 from contextagent import __version__, jsontext
+from contextagent.collectors import DAEMONS
+from contextagent.collectors import load as load_daemon
 from contextagent.digests import new_sha512
 from contextagent.errors import CannotWriteError, ContextAgentError, UsageError
 from contextagent.host.files import NEW, random_name
@@ -51,7 +53,7 @@ _ENDINGS = (".tar.gz", ".tgz")
 _LISTED = (
     *("/etc/contextagent", HOME, LOGS, "/var/lib/hepix", "/var/lib/amiconfig", "/etc/machinefeatures"),
     *("/etc/jobfeatures", "/etc/joboutputs", "/etc/rsyslog.d", "/etc/syslog-ng/conf.d", "/etc/audit/rules.d"),
-    *("/etc/systemd/journald.conf.d",),
+    *("/etc/systemd/journald.conf.d", "/etc/systemd/journal-upload.conf.d", "/etc/rsyslog.conf", "/etc/syslog.conf"),
 )
 UNITS = ("contextagent-pre-network.service", "contextagent.service")
 _SHOWN = (
@@ -65,6 +67,7 @@ settings.json      every setting and who set it; a free text is told by its leng
 memory.json        what is remembered of this instance, without what its contexts brought
 traces/            records of the last boots, as they are; verify.json says whether they are whole
 receipts/          one boot in one page
+logging/           what the log daemons were told
 files.txt          modes, owners and names of the agent's files, never what is in them
 units.txt          state of the agent's units, and journal.txt what they said
 
@@ -201,6 +204,8 @@ class _Gathering:
             yield from self._piece("verify.json", partial(self._verified, traces))
         for name in (name for name in logs if name.startswith("receipt-")):
             yield from self._piece(f"receipts/{name}", partial(self._masked_json, secrets, f"{LOGS}/{name}"))
+        for path in self._had("logging", self._told) or ():
+            yield from self._piece(f"logging{path}", partial(_masked, secrets, partial(self._text, path)))
         yield from self._piece("files.txt", partial(_masked, secrets, self._listed))
         yield from self._piece("units.txt", partial(_masked, secrets, self._units))
         yield from self._piece("journal.txt", partial(_masked, secrets, self._journal))
@@ -257,6 +262,14 @@ class _Gathering:
         names = [entry.name for entry in self._host.files.folder(LOGS) if entry.kind == "file"]
         ours = [name for name in names if name.startswith(("trace-", "receipt-")) and not name.endswith(NEW)]
         return sorted(ours, key=lambda name: (-self._host.files.changed_ns(f"{LOGS}/{name}"), name))
+
+    def _told(self) -> list[str]:
+        """Return the files of our own that log daemons have."""
+        paths = [str(getattr(load_daemon(name), "PATH", "")) for name in DAEMONS]
+        return [path for path in paths if "contextagent" in path and self._host.files.exists(path)]
+
+    def _text(self, path: str) -> str:
+        return self._read(path).decode("utf-8", "backslashreplace")
 
     def _verified(self, traces: list[str]) -> bytes:
         verifier = Verifier()
@@ -331,6 +344,7 @@ def _memory(state: State) -> dict[str, object]:
         "folders": dict(state.folders),
         "has_met_service": state.has_met_service,
         "last": dict(state.last),
+        "logging": dict(state.logging),
     }
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _BOUNDED = ("flag", "int", "bytes", "words", "account", "path", "file-name", "device", "loopback")
 _PUBLIC_FIELDS = ("host", "name")
 """Free texts of a record that the agent itself tells everybody: of a collector its host, of an account its name."""
+_PATH = re.compile(r"/[\w./+-]{1,200}")
+"""A free text that is a path is told: what stands there is not."""
 _USER_INFO = re.compile(r"//[^/?#]*@|[?#].*", re.DOTALL)
 _MAX_VALUES = 4096
 
@@ -100,7 +102,7 @@ def _free_texts(settings: Settings | None) -> Iterator[str]:
 
 def _texts(kind: Type, value: Any) -> Iterator[str]:  # noqa: ANN401  # of the key's own type
     """Yield the free texts in a setting's value."""
-    if value is None or kind[0] in _BOUNDED:
+    if value is None or _is_told(kind, value):
         return
     if kind[0] == "list":
         for item in value:
@@ -113,6 +115,10 @@ def _texts(kind: Type, value: Any) -> Iterator[str]:  # noqa: ANN401  # of the k
         yield from (part.strip("/@?#") for part in _USER_INFO.findall(value))
     else:
         yield from _leaves(value)
+
+
+def _is_told(kind: Type, value: object) -> bool:
+    return kind[0] in _BOUNDED or (kind[0] == "text" and _PATH.fullmatch(str(value)) is not None)
 
 
 def _leaves(value: object) -> Iterator[str]:
@@ -137,7 +143,7 @@ def told(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _told(kind: Type, value: Any) -> object:  # noqa: ANN401  # of the key's own type
-    if value is None or kind[0] in _BOUNDED:
+    if value is None or _is_told(kind, value):
         return value
     if kind[0] == "list":
         return [_told(kind[1], item) for item in value]

@@ -169,6 +169,16 @@ def test_a_whole_machine_asks_its_init_and_says_so_where_that_does_not_answer(gu
     assert not has_canary((guest.root / "run/x.tar.gz").read_bytes())
 
 
+def test_what_the_log_daemons_were_told_is_in_a_ticket(machine: Machine, tmp_path: Path) -> None:
+    machine.put("etc/rsyslog.d/10-contextagent.conf", f"# password={CANARY}\naction(tls.caCert='/etc/ca.pem')\n")
+    machine.put("etc/rsyslog.d/20-of-the-image.conf", CANARY)
+    pieces = collected(machine, tmp_path / "x.tar.gz")
+    told = pieces["logging/etc/rsyslog.d/10-contextagent.conf"]
+    assert told == b"# password=[masked]\naction(tls.caCert='/etc/ca.pem')\n"
+    assert b"20-of-the-image.conf" in pieces["files.txt"]
+    assert not any(has_canary(data) for data in pieces.values())
+
+
 def test_a_caller_who_may_read_little_gets_that(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         machine = Machine(Path(place) / "machine")
