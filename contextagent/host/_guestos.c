@@ -65,6 +65,7 @@ enum { STATUS_FD = 3, CONTROL_FD = 4, FIRST_FREE_FD = 5 };
 enum { MAX_LIMITS = 8, MAX_PROCESSES = 1 << 16, MAX_CAPABILITY = 63 };
 enum { SWEEP_S = 10, SWEEP_PAUSE_NS = 2000000 }; /* no bomb may hold the agent up for ever */
 enum { STACK_BYTES = 1 << 16, KERNEL_SIGSET_BYTES = 8 };
+enum { MIN_DESCRIPTORS = 1 << 10, MAX_DESCRIPTORS = 1 << 16 }; /* to close without close_range, whatever the limit says */
 
 struct order {
     char **argv, **environment;
@@ -410,6 +411,17 @@ static void arrange_signals(void)
     sigaction(SIGCHLD, &on_child, NULL); /* can't fail */
 }
 
+/* Close this descriptor and all above it. */
+static void close_from(int first)
+{
+    struct rlimit files;
+    if (!sys(SYS_close_range, first, ~0U, 0))
+        return;
+    getrlimit(RLIMIT_NOFILE, &files);
+    for (rlim_t fd = first; (fd < files.rlim_cur || fd < MIN_DESCRIPTORS) && fd < MAX_DESCRIPTORS; fd++)
+        sys(SYS_close, fd);
+}
+
 /* Put our descriptors where we want them, and close all others: the agent's lock must not outlive it in us. */
 static void arrange_descriptors(const struct order *o)
 {
@@ -430,12 +442,7 @@ static void arrange_descriptors(const struct order *o)
     dup2(control, CONTROL_FD);
     sys(SYS_fcntl, STATUS_FD, F_SETFD, FD_CLOEXEC);
     sys(SYS_fcntl, CONTROL_FD, F_SETFD, FD_CLOEXEC);
-    if (sys(SYS_close_range, FIRST_FREE_FD, ~0U, 0)) {
-        struct rlimit files;
-        getrlimit(RLIMIT_NOFILE, &files);
-        for (rlim_t fd = FIRST_FREE_FD; fd < files.rlim_cur && fd < 1 << 16; fd++)
-            sys(SYS_close, fd);
-    }
+    close_from(FIRST_FREE_FD);
 }
 
 /* Let what is mounted in the namespace stay there, and give it its own /proc. */
@@ -713,6 +720,16 @@ static PyObject *guestos_prctl(PyObject *module, PyObject *arguments)
     return PyArg_ParseTuple(arguments, "ik:prctl", &option, &value) ? done(prctl(option, value, 0, 0, 0)) : NULL;
 }
 
+static PyObject *guestos_close_from(PyObject *module, PyObject *arguments)
+{
+    int first;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "i:close_from", &first))
+        return NULL;
+    close_from(first);
+    Py_RETURN_NONE;
+}
+
 static PyObject *guestos_reserve(PyObject *module, PyObject *arguments)
 {
     int fd;
@@ -743,6 +760,8 @@ static PyMethodDef methods[] = {
     {"pivot_root", guestos_pivot_root, METH_VARARGS, "pivot_root(new, old)"},
     {"new_keyring", guestos_new_keyring, METH_NOARGS, "new_keyring(): leave the caller's session keyring for an empty one"},
     {"prctl", guestos_prctl, METH_VARARGS, "prctl(option, value)"},
+    {"close_from", guestos_close_from, METH_VARARGS,
+     "close_from(first): close this descriptor and all above it; os.closerange makes a call for each with some libraries"},
     {"reserve", guestos_reserve, METH_VARARGS, "reserve(fd, from, size): allocate blocks, leave the file's size as it is"},
     {"clock_status", guestos_clock_status, METH_NOARGS, "clock_status() -> the status word of adjtimex(2)"},
     {NULL, NULL, 0, NULL},

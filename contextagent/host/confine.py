@@ -211,7 +211,7 @@ def _confine(keep: Sequence[int], max_file_bytes: int) -> None:
     for fd in sorted(keep):
         os.closerange(start_fd, fd)
         start_fd = fd + 1
-    os.closerange(start_fd, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024))
+    native.close_from(start_fd)
     for limit, value in (*_LIMITS, (resource.RLIMIT_FSIZE, max_file_bytes)):
         hard = resource.getrlimit(limit)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
