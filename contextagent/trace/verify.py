@@ -149,7 +149,7 @@ class Verifier:
         claims: dict[bytes, list[tuple[int, bytes]]] = {}
         for boot in self._boots.values():
             match boot.first.get("last") if boot.fault is None else None:
-                case {"boot": str(name), "seq": int(seq), "hash": str(head)}:
+                case {"boot": str(name), "seq": int(seq), "hash": str(head)} if seq > 0:
                     escaped = jsontext.dumps(name)[1:-1].encode()
                     claims.setdefault(escaped, []).append((seq, _raw(head)))
                 case _:

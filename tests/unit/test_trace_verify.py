@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from contextagent.trace.boots import MAX_SPANS, WINDOW
 from contextagent.trace.chain import GENESIS, line_hash
 from contextagent.trace.syslog import lines_of
+from contextagent.trace.verify import Verifier
 from tests.traces import BOOT, RSYSLOG, trace, verified
 
 OTHER = "5a1f0c9e-0000-4000-8000-000000000002"
@@ -306,6 +307,35 @@ def test_a_boot_id_that_needs_escapes_is_a_boot_like_others() -> None:
     lines = trace(boot='a"b\\é')
     report = verified(lines, trace(boot=OTHER, last={"boot": 'a"b\\é', "seq": 7, "hash": line_hash(lines[-1])}))
     assert report.boots[0].verdict == "intact"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5), st.lists, max_leaves=3
+)
+LAST = st.fixed_dictionaries(
+    {"boot": st.sampled_from([BOOT, OTHER]) | JSON, "seq": JSON, "hash": JSON | st.just("ab" * 32)}
+)
+
+
+@given(st.data())
+def test_whatever_forged_records_say_there_is_a_verdict(data: st.DataObject) -> None:
+    lines = [*trace(1, ends=("shutdown",)), *trace(1, boot=OTHER, last=data.draw(LAST | JSON))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        key = data.draw(st.sampled_from(["v", "seq", "prev", "boot", "inst", "img", "utc", "ev", "last", "id"]))
+        lines.insert(at, reseal(lines[at], **{key: data.draw(JSON | LAST if key == "last" else JSON)}))
+    report = verified(lines, data.draw(st.permutations(lines)))
+    assert report.exit_code in (0, 1, 2)
+    assert all(type(boot.inst) is str for boot in report.boots)
+
+
+@given(st.lists(st.binary(max_size=60) | st.sampled_from(trace(2))), st.lists(st.integers(1, 40), min_size=1))
+def test_any_bytes_have_a_verdict(pieces: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(pieces)
+    chunks = [data[at : at + cuts[0]] for at in range(0, len(data), cuts[0])]
+    verifier = Verifier()
+    verifier.feed(chunks)
+    assert verifier.report().exit_code in (0, 1, 2, 3)
 
 
 @given(st.lists(st.binary(max_size=20)))
