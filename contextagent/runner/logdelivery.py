@@ -108,7 +108,7 @@ class Delivery:
             return ""
         path = self._host.files.real(trace_path(self._host.boot_id()))
         ports = [end.port for each in carrying for end in each.connect]
-        said = ""
+        said = "its last records were not waited for"
         while self._host.mono_ns() < self._known["flush_end_ns"]:
             said = self._waits_for(carrying, path, ports)
             if not said:

@@ -31,7 +31,11 @@ class RefusedFilesError(ContextAgentError):
 
 
 def is_in_place(host: Host, told: Target) -> bool:
-    """Return whether every file says what it should."""
+    """Return whether every file says what it should.
+
+    Raises:
+        OSError: Something else than a file of a usual size stands there.
+    """
     return all(_now(host, file.path) == _wanted(host, file) for file in told.files)
 
 
@@ -46,14 +50,31 @@ def differences(host: Host, told: Target, marks: Mapping[str, Sequence[int]]) ->
     found: list[str] = []
     now = marks_of(host, told)
     for file in told.files:
-        text = _now(host, file.path)
+        try:
+            text = _now(host, file.path)
+        except OSError:
+            text = b""  # a folder, say
         if text is None:
             found.append(f"'{file.path}' was removed")
-        elif text != _wanted(host, file):
+        elif not text or text != _wanted(host, file):
             found.append(f"'{file.path}' was changed")
         elif file.path in marks and now[file.path] != list(marks[file.path]):
             found.append(f"'{file.path}' was written to")
     return found
+
+
+def clear(host: Host, told: Target) -> None:
+    """Remove what somebody put in the place of a file that is ours alone: a folder, a pipe.
+
+    Raises:
+        CannotWriteError: It can't be removed.
+    """
+    for file in told.files:
+        try:
+            _now(host, file.path)
+        except OSError:
+            if not file.is_block:
+                host.files.remove(file.path)
 
 
 def marks_of(host: Host, told: Target) -> dict[str, list[int]]:
@@ -76,19 +97,23 @@ def install(host: Host, told: Target) -> str:
         RefusedFilesError: The checker does not take them; what stood there before stands there again.
         CannotWriteError: They can't be written; likewise.
     """
-    before = {file.path: _now(host, file.path) for file in told.files}
+    try:
+        return _installed(host, told, {file.path: _now(host, file.path) for file in told.files})
+    except OSError as error:
+        message = f"cannot set up '{told.daemon}': {error.filename or 'its files'}: {error.strerror or error}"
+        raise CannotWriteError(message, reason="logging-failed") from error
+
+
+def _installed(host: Host, told: Target, before: Mapping[str, bytes | None]) -> str:
     try:
         for file in told.files:
             _write(host, file, _wanted(host, file), told)
         said = "" if host.is_caller else _refusal(host, told.check)
-        if not said:
-            return ""
-    except (OSError, ContextAgentError) as error:
+    except (OSError, ContextAgentError):
         take_back(host, told, before)
-        if isinstance(error, ContextAgentError):
-            raise
-        message = f"cannot set up '{told.daemon}': {error.filename or ''}: {error.strerror or error}"
-        raise CannotWriteError(message, reason="logging-failed") from error
+        raise
+    if not said:
+        return ""
     take_back(host, told, before)
     if not told.check_alone or not _refusal(host, told.check):
         message = f"cannot set up '{told.daemon}': its checker says: {said}"
@@ -102,7 +127,7 @@ def take_back(host: Host, told: Target, before: Mapping[str, bytes | None]) -> N
     """Let the files be as they were before; what can't be done is left, since the first error is the one to tell."""
     for file in told.files:
         try:
-            text = before.get(file.path)
+            text = before[file.path]
             if text is None:
                 host.files.remove(file.path)
             else:
@@ -220,9 +245,14 @@ def _wanted(host: Host, file: TargetFile) -> bytes:
 
 
 def _now(host: Host, path: str) -> bytes | None:
+    """Return a file's text; None where there is none, or a link.
+
+    Raises:
+        OSError: It is no regular file, or too large to be a configuration.
+    """
     try:
         return host.files.read(path, max_bytes=_MAX_BYTES)
-    except OSError:
+    except FileNotFoundError:
         return None
 
 

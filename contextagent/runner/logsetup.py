@@ -131,6 +131,7 @@ class LogSetup:
         reason = f"{', '.join(found)} while the user's scripts ran"
         self.warnings.append(Problem(reason="logging-changed", message=f"{reason}, putting it back"))
         self._record(told, f"{told.daemon}: {reason}")
+        logfiles.clear(self._host, told)
         self._install(told)
         mine["marks"] = logfiles.marks_of(self._host, told)
         if mine["ran"]:

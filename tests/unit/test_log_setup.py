@@ -6,6 +6,9 @@ it.  Debian's own daemons are in tests/slow.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
 import shutil
 import signal
@@ -19,15 +22,21 @@ import pytest
 from contextagent.collectors import BEGIN, END, Endpoint, Target, TargetFile
 from contextagent.host import Host
 from contextagent.host.daemons import running
-from contextagent.model import Step
+from contextagent.model import Plan, Step
+from contextagent.runner import logfiles
+from contextagent.runner.execution import execute
+from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal, trace_path
 from contextagent.runner.logsetup import LogSetup
+from contextagent.runner.state import State, instance_folder
+from contextagent.runner.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from contextagent.model import Phase
 
+_NUMBERS = itertools.count()
 DROP_IN = "/etc/clogd.d/10-contextagent.conf"
 MAIN = "/etc/clogd.conf"
 LOOKS = """#!/bin/sh
@@ -45,14 +54,25 @@ echo $! >{0}/pid
 """
 
 
+class Machine(Host):
+    """A machine below a root whose daemons are this machine's processes, and whose console is a list."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.is_caller = False
+        self.console: list[str] = []
+
+    def announce(self, text: str) -> None:
+        self.console.append(text)
+
+
 class Stand:
     """A machine with a log daemon of its own kind, and what it is told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = f"clogd{os.getpid() % 10**6}"
-        self.host = Host(str(folder / "root"))
-        self.host.is_caller = False  # it is to act on the daemon, whose process is this machine's
+        self.name = f"c{os.getpid() % 10**6}-{next(_NUMBERS)}"
+        self.host = Machine(str(folder / "root"))
         self.journal = Journal.open(self.host, instance_id="i")
         self.put(MAIN, "main\n")
         self._program("check", LOOKS)
@@ -66,12 +86,12 @@ class Stand:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
-    def start(self, program: str, *words: str) -> None:
+    def start(self, program: str, *words: str, stdin: Any = None) -> None:
         """Start a program of this machine under the daemon's name."""
         path = self.folder / self.name
         path.unlink(missing_ok=True)
         shutil.copy(f"/bin/{program}", path)
-        process = subprocess.Popen([str(path), *words])
+        process = subprocess.Popen([str(path), *words], stdin=stdin)
         (self.folder / "pid").write_text(str(process.pid))
         self._processes.append(process)
         while process.pid not in [each.pid for each in running(self.name)]:
@@ -96,8 +116,9 @@ class Stand:
 
     def close(self) -> None:
         self.journal.close()
-        for each in running(self.name):
-            os.kill(each.pid, signal.SIGKILL)
+        for pid in {self.pid, *(each.pid for each in running(self.name))}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self._processes:
             process.kill()
             process.wait()
@@ -244,7 +265,8 @@ def test_a_daemon_that_does_not_come_up_gets_its_own_configuration_back(stand: S
     setup = stand.take(told, "first", "delivered")
     assert stand.text() is None
     assert stand.asked() == ["take_up", "bring_back"]
-    assert running(stand.name)
+    while not running(stand.name):
+        os.sched_yield()  # it was not waited for
     assert reasons(setup) == (["logging-refused"], [])
     assert stand.known["delivered"] == "no"
 
@@ -282,7 +304,13 @@ def remove_folder(stand: Stand) -> None:
     shutil.rmtree(stand.host.files.real("/etc/clogd.d"))
 
 
+def put_folder(stand: Stand) -> None:
+    remove(stand)
+    stand.put(f"{DROP_IN}/inside", "")
+
+
 ATTACKS: dict[Callable[[Stand], None], str] = {
+    put_folder: f"'{DROP_IN}' was changed",
     change: f"'{DROP_IN}' was changed",
     change_and_change_back: f"'{DROP_IN}' was written to",
     remove: f"'{DROP_IN}' was removed",
@@ -379,7 +407,7 @@ def test_at_a_stop_a_daemon_that_reads_nothing_is_not_waited_for_longer_than_its
     reader.start("sleep", "1000")
     setup = reader.take(reader.told(), "flush", phase="stop")
     assert reader.records()[-1]["reason"] == f"'{reader.name}' does not have the trace open"
-    assert setup.flush_rest() == ""
+    assert setup.flush_rest() == "its last records were not waited for"
 
 
 def test_at_a_stop_a_daemon_that_does_not_run_is_not_waited_for(reader: Stand) -> None:
@@ -459,3 +487,150 @@ def test_where_nothing_is_to_be_sent_nothing_is_delivered(stand: Stand) -> None:
     setup.take(stand.step("delivered", stand.told(sends=())).replace(lines=()))
     assert reasons(setup) == ([], [])
     assert setup.known["delivered"] == "none"
+
+
+def test_below_another_root_files_are_written_and_no_daemon_is_asked(stand: Stand) -> None:
+    stand.host.is_caller = True
+    told = stand.told(check=("false",))
+    setup = stand.take(told, "first", "again-after-root", "delivered", "flush")
+    assert reasons(setup) == ([], [])
+    assert stand.text() == "good\n"
+    assert stand.records()[-2]["reason"] == "below another root no daemon is asked, and no collector tried"
+    assert setup.flush_rest() == ""
+    stand.put(DROP_IN, "evil\n")
+    assert reasons(stand.take(told, "again")) == ([], ["logging-changed"])
+    assert stand.text() == "good\n"
+    assert stand.asked() == []
+
+
+@pytest.mark.parametrize("what", ["folder for the file", "file for the folder", "file too large"])
+def test_what_stands_in_the_way_of_a_file_is_left_alone_and_said(stand: Stand, what: str) -> None:
+    real = Path(stand.host.files.real(DROP_IN))
+    if what == "folder for the file":
+        stand.put(f"{DROP_IN}/inside", "mine\n")
+    elif what == "file too large":
+        stand.put(DROP_IN, "x" * (2 << 20))
+    else:
+        stand.put("/etc/clogd.d", "mine\n")
+    setup = stand.take(stand.told(), "first", "again", "delivered")
+    assert reasons(setup) == (["logging-failed"], [])
+    assert real.is_dir() or not real.exists() or real.stat().st_size == 2 << 20
+    assert stand.known["delivered"] == "no"
+
+
+def test_a_second_file_that_cannot_be_written_takes_the_first_back(stand: Stand) -> None:
+    stand.put("/etc/other", "a file")
+    files = (TargetFile(path=DROP_IN, text="good\n"), TargetFile(path="/etc/other/x.conf", text="good\n"))
+    setup = stand.take(stand.told(files=files), "first")
+    assert reasons(setup) == (["logging-failed"], [])
+    assert stand.text() is None
+
+
+def test_a_daemon_that_keeps_running_as_it_was_is_said_not_to_have_been_restarted(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contextagent.runner.logsetup.COME_UP_S", 0.1)
+    setup = stand.take(stand.told(take_up=("true", "restart")), "first", "delivered")
+    assert reasons(setup) == ([], ["logging-command"])
+    assert "was not restarted within 0.1 s" in setup.warnings[0].message
+    assert stand.text() == "good\n"
+
+
+def test_what_was_changed_while_the_daemon_did_not_run_is_mended_and_nothing_started(stand: Stand) -> None:
+    stand.kill()
+    stand.take(stand.told(), "first")
+    change(stand)
+    assert reasons(stand.take(stand.told(), "again")) == ([], ["logging-changed"])
+    assert stand.text() == "good\n"
+    assert stand.asked() == []
+
+
+def test_a_machine_that_has_nothing_left_to_give_loses_the_knowledge_and_not_the_phase(
+    reader: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = reader.take(reader.told(), "flush", phase="stop")
+
+    def refuse(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert setup.flush_rest() == "cannot find out where it is: Too many open files"
+    failed = reader.take(reader.told(), "delivered")
+    assert failed.problems[0].message == "cannot find out where the logs go: Too many open files, going on"
+
+
+def test_at_a_stop_a_daemon_that_has_the_trace_open_and_does_not_read_it_is_told_from_one_that_does(
+    reader: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contextagent.runner.logdelivery.FLUSH_S", 0.1)
+    reader.kill()
+    with open(reader.host.files.real(trace_path(reader.host.boot_id())), "rb") as trace:
+        reader.start("sleep", "1000", stdin=trace)
+    reader.take(reader.told(), "flush", phase="stop")
+    assert reader.records()[-1]["reason"] == f"'{reader.name}' has not read the whole trace"
+
+
+def test_a_user_with_roots_rights_who_ended_a_daemon_slowly_is_found_out(stand: Stand) -> None:
+    stand.take(stand.told(), "first", "delivered")
+    stand.kill()
+    assert reasons(stand.take(stand.told(), "again-after-root")) == ([], ["logging-changed"])
+    assert running(stand.name)
+
+
+def test_a_folder_in_the_place_of_a_file_of_others_is_nobodys_to_remove(stand: Stand) -> None:
+    told = stand.told(files=(TargetFile(path=MAIN, text="ours\n", is_block=True),), check=())
+    stand.take(told, "first")
+    os.unlink(stand.host.files.real(MAIN))
+    stand.put(f"{MAIN}/inside", "")
+    setup = stand.take(told, "again")
+    assert reasons(setup) == (["logging-failed"], ["logging-changed"])
+    assert stand.text(f"{MAIN}/inside") == ""
+
+
+def test_a_trace_that_is_not_there_has_no_position_to_forget(stand: Stand) -> None:
+    os.unlink(stand.host.files.real(trace_path(stand.host.boot_id())))
+    logfiles.forget_positions(stand.host, stand.told(positions=("/var/spool/{inode}",)))
+
+
+def test_taking_back_goes_as_far_as_it_can(stand: Stand) -> None:
+    stand.put("/etc/other", "a file")
+    files = (TargetFile(path="/etc/other/x.conf", text=""), TargetFile(path=DROP_IN, text=""))
+    stand.put(DROP_IN, "ours")
+    logfiles.take_back(stand.host, stand.told(files=files), {"/etc/other/x.conf": b"x", DROP_IN: None})
+    assert stand.text() is None
+
+
+def test_how_far_the_last_records_got_is_on_the_console(reader: Stand) -> None:
+    state = State(instance_id="i", boot_id=reader.host.boot_id(), logging=reader.known)
+    surroundings = Surroundings(
+        instance_id="i",
+        environment={"site": {}, "user": {}},
+        accounts={"site": None, "user": None},
+        budget_s=60,
+    )
+    reader.host.files.make_folder(instance_folder("i"))
+    plan = Plan(phase="stop", steps=(reader.step("flush", reader.told(), phase="stop"),))
+    after = execute(
+        reader.host,
+        reader.journal,
+        state,
+        plan,
+        folders=Folders(reader.host, "i", {}),
+        around=surroundings,
+        whole=plan,
+        begun={},
+    )
+    assert reader.host.console[-1] == "trace: the whole trace was read and sent"
+    assert after.logging["delivered"] == "configured"
+    reader.host.is_caller = True
+    execute(
+        reader.host,
+        reader.journal,
+        after,
+        plan,
+        folders=Folders(reader.host, "i", {}),
+        around=surroundings,
+        whole=plan,
+        begun={},
+    )
+    assert reader.host.console[-1].startswith("trace: anchor")
