@@ -15,7 +15,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.hold.arena import Arena
+from tests.hold.arena import SITE_SCRIPTS, USER_SCRIPTS, Arena
 from tests.hold.invariants import (
     chain_violations,
     effect_runs,
@@ -32,6 +32,7 @@ from tests.vm.parts import HERE, run
 from tests.vm.sysv import SYSV
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
@@ -55,6 +56,34 @@ SAID = re.compile(r"POWER ([0-9a-f-]{36}) (begin|done) (\S+)")
 ANCHOR = re.compile(r"trace: anchor ([0-9a-f-]{36}) (\d+) ([0-9a-f]{64})")
 UPTIME = re.compile(r"^LAB-(?:RUNLEVEL 3|UP) ([0-9.]+)$", re.MULTILINE)
 WRAPPER = '#!/bin/sh\nexec /usr/local/sbin/nofsync /usr/libexec/contextagent/contextagent "$@"\n'
+
+
+EVENTS = (
+    ("LAB-RUNLEVEL 3", 6, 0.6),  # the agent starts, searches, and stages what it found
+    ("LAB-NETWORK", 3, 0.3),
+    ("trace: anchor", 2, 0.1),
+    *((f"POWER .* {word} {each}", 1, 0.05) for word in ("begin", "done") for each in (*USER_SCRIPTS, *SITE_SCRIPTS)),
+)
+"""What the console shows in a boot, how often a cut is to come after it, and how much of a boot's time at most."""
+
+
+class Moment(NamedTuple):
+    """When the power is cut: by what the console shows, since a loaded machine is not twice as quick in the same way.
+
+    Attributes:
+        event: A regular expression for the console.
+        share: How long after that, as a share of what a boot takes.
+    """
+
+    event: str
+    share: float
+
+
+def moment(draw: random.Random, *events: str) -> Moment:
+    """Draw a moment; if events are named, one of these."""
+    drawn = [each for each in EVENTS if not events or each[0].startswith(events)]
+    event, _, most = draw.choices(drawn, [weight for _, weight, _ in drawn])[0]
+    return Moment(event, round(draw.uniform(0, most), 3))
 
 
 class Context(Arena):
@@ -119,9 +148,10 @@ class PoweredMachine:
         self.consoles.append(boot.console)
         return boot
 
-    def cut(self, after_s: float) -> None:
-        """Boot, cut the power so long after rc began with the runlevel, and note what of the known is lost."""
-        boot = self._guest.boot("sleep 600", self._setup, cut=Cut("LAB-RUNLEVEL 3", after_s))
+    def cut(self, moment: Moment, clean: Clean) -> None:
+        """Boot, cut the power at this moment (when all is done if it does not come), note what of the known is lost."""
+        cut = Cut(f"{moment.event}|LAB-UP", moment.share * clean.work_s)
+        boot = self._guest.boot("sleep 600", self._setup, cut=cut)
         self.consoles.append(boot.console)
         self.durable = self._traces_on_disk()
         self.lost += missing(boot.console, self.durable)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vm.power import Clean, PoweredMachine, burn_context, powered
+from tests.vm.power import Clean, PoweredMachine, burn_context, moment, powered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,13 +36,6 @@ def clean(iso: Path, tmp_path_factory: pytest.TempPathFactory) -> Clean:
     return powered(tmp_path_factory.mktemp("powered"), iso)
 
 
-def cut_and_boot(machine: PoweredMachine, clean: Clean, moments: list[float]) -> list[str]:
-    """Cut the power once for each moment (0: the runlevel begins, 1: all is done), boot, and return what is wrong."""
-    for moment in moments:
-        machine.cut(moment * clean.work_s)
-    return machine.violations(machine.boot(), clean)
-
-
 @pytest.mark.parametrize(("times", "cuts"), [(CUTS, 1), (CUTS_IN_RECOVERY, 2)], ids=["C4", "C5, also in the recovery"])
 def test_nothing_durable_is_lost_and_the_next_boot_puts_all_right(
     iso: Path, clean: Clean, tmp_path: Path, times: int, cuts: int
@@ -50,8 +43,11 @@ def test_nothing_durable_is_lost_and_the_next_boot_puts_all_right(
     draw = random.Random(SEED + cuts)
     wrong = []
     for number in range(times):
-        moments = [draw.random() for _ in range(cuts)]
-        found = cut_and_boot(PoweredMachine(tmp_path / str(number), iso), clean, moments)
+        machine = PoweredMachine(tmp_path / str(number), iso)
+        moments = [moment(draw) for _ in range(cuts)]
+        for each in moments:
+            machine.cut(each, clean)
+        found = machine.violations(machine.boot(), clean)
         wrong += [f"{number}, cut at {moments}: {found}"] if found else []
         (tmp_path / str(number) / "root.ext4").unlink()
     assert not wrong, f"{len(wrong)} of {times}\n" + "\n".join(wrong)
@@ -62,7 +58,7 @@ def test_a_machine_whose_flushes_do_nothing_is_found_out(iso: Path, clean: Clean
     lost, wrong = [], []
     for number in range(CONTROLS):
         machine = PoweredMachine(tmp_path / str(number), iso, is_control=True)
-        machine.cut(draw.uniform(0.6, 1) * clean.work_s)
+        machine.cut(moment(draw, "POWER .* done", "trace: anchor"), clean)
         lost.append(len(machine.lost))
         if number % 10 == 0:
             wrong = machine.violations(machine.boot(), clean)
