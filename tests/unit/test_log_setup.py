@@ -167,7 +167,7 @@ class Stand:
             kind="reload",
             owner="site",
             phase=phase,
-            sha512="d" * 64 if argument in ("first", "again") else "",
+            sha512="" if argument in ("delivered", "flush") else "d" * 64,
             profile="root",
             limits=None,
             frequency="every-boot",
