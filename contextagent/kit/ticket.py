@@ -215,7 +215,7 @@ class _Gathering:
         """Return what can be had; None, and why, of what can't: whatever is broken, the rest is still worth having."""
         try:
             return get()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ContextAgentError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ContextAgentError) as error:
             cause = getattr(error, "strerror", None) or str(error)
             self.missing.append(f"{name}: {cause or type(error).__name__}")
             return None
