@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from contextagent.model import Owner
 
 LENT = "scripts"
-"""Below `Host.run_folder`: where an account that can't reach into the agent's state gets a copy of its script to read."""
+"""Below `Host.run_folder`: where an account that can't reach into the agent's state gets a copy of its script."""
 LOCK = "lock"
 """Below it, too: what a run holds; the one file that stays, since another process may wait for it."""
+DISK = "disk-"
+"""How the names of folders begin, below it as well, in which a disk is mounted for a moment."""
 _BOOT = "boot_id"
 HOME = "/var/lib/contextagent"
 INSTANCES = f"{HOME}/instances"
@@ -131,13 +133,8 @@ def _begin_boot(host: Host) -> None:
     except OSError:  # the first boot with it, or one that was cut
         pass
     for entry in host.files.folder(host.run_folder):
-        if entry.name != LOCK:
-            try:
-                host.files.remove(f"{host.run_folder}/{entry.name}")
-            except (
-                CannotWriteError
-            ):  # such as a disk that is still mounted there: whoever mounts the next one knows how
-                continue
+        if entry.name != LOCK and not entry.name.startswith(DISK):
+            host.files.remove(f"{host.run_folder}/{entry.name}")
     host.files.write(mark, boot_id, mode=0o644)
 
 

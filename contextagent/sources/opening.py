@@ -6,14 +6,13 @@ import os
 import stat as stat_bits
 
 from contextagent.errors import BrokenSourceError, CannotWriteError
+from contextagent.runner.state import DISK
 from contextagent.sources.media import FolderMedium, NamedMedium
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.sources.devices import Disk
-
-_PREFIX = "disk-"
 
 
 def open_disk(host: Host, disk: Disk, reader: str) -> NamedMedium:
@@ -59,7 +58,7 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
         BrokenSourceError: It can't be read.
     """
     _sweep(host)
-    place = f"{host.run_folder}/{_PREFIX}{os.getpid()}"
+    place = f"{host.run_folder}/{DISK}{os.getpid()}"
     host.files.make_folder(place)
     try:
         host.mount(disk.path, place, disk.kind)  # type: ignore[arg-type]  # a folder or nothing is never mounted
@@ -74,7 +73,7 @@ def mounted(host: Host, disk: Disk) -> FolderMedium:
 def _sweep(host: Host) -> None:
     """Take away what an agent left that was killed between a mount and its detaching."""
     for entry in host.files.folder(host.run_folder):
-        pid = entry.name.removeprefix(_PREFIX)
+        pid = entry.name.removeprefix(DISK)
         if pid != entry.name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
             host.unmount(f"{host.run_folder}/{entry.name}")
             host.files.remove(f"{host.run_folder}/{entry.name}")

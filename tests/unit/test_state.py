@@ -96,10 +96,25 @@ def test_what_a_killed_agent_left_unfinished_is_swept_away_and_nothing_else(host
     for folder in folders:
         host.files.create(f"{folder}/.new-0/inside", (b"x",))
         host.files.create(f"{folder}/kept", (b"x",))
+    host.is_run_kept = False
     sweep(host)
     for folder in folders:
         assert "kept" in [entry.name for entry in host.files.folder(folder)]
         assert not host.files.exists(f"{folder}/.new-0")
+
+
+def test_what_another_boot_left_in_a_folder_that_outlives_it_goes_once(host: Host) -> None:
+    folder = host.run_folder
+    for name in ("lock", "status.json", "scripts/.new-0/x", "disk-7/x"):
+        host.files.create(f"{folder}/{name}", (b"x",))
+    sweep(host)
+    assert [entry.name for entry in host.files.folder(folder)] == ["boot_id", "disk-7", "lock"]
+    host.files.create(f"{folder}/status.json", (b"x",))
+    sweep(host)
+    assert host.files.exists(f"{folder}/status.json")
+    host.files.write(f"{folder}/boot_id", b"another")
+    sweep(host)
+    assert not host.files.exists(f"{folder}/status.json")
 
 
 @pytest.mark.parametrize("target", ["../../etc", "instances/..", "instances/", "elsewhere/dmi-1"])
