@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PYTHON = ["python3", "-I", "-S"]
 CODE = f"{lab.AGENT}:{lab.AGENT_IN_TREE}"
+PROGRAM = f"{lab.PROGRAM.parent}:{lab.PROGRAM_IN_TREE.rpartition('/')[0]}"
 _AGENT = f"python3 -I -S {lab.AGENT_IN_TREE}/__main__.py run"
 _CLOUD_INIT = (
     "cloud-init init --local; cloud-init init; cloud-init modules --mode=config; cloud-init modules --mode=final"
@@ -45,6 +46,19 @@ def _floor_binds(work: lab.Work) -> list[str]:
 def agent(work: lab.Work, name: str = "contextagent") -> Case:
     """Return the agent at this work: both phases, with trace, state and confinement."""
     return Case(name, _both("--disk /disk"), [CODE, f"{work.folder / 'disk'}:/disk"], work.by_phase)
+
+
+def in_program(case: Case) -> list[Case]:
+    """Return what the agent does in that case, done by the program that the packages bring; nothing without one."""
+    if not lab.PROGRAM.exists():
+        return []
+    ours, theirs = f"{lab.PROGRAM_IN_TREE} run", _AGENT.split()
+    is_alone = case.argv[: len(theirs)] == theirs
+    argv = (
+        [*ours.split(), *case.argv[len(theirs) :]] if is_alone else [word.replace(_AGENT, ours) for word in case.argv]
+    )
+    binds = [PROGRAM if bind == CODE else bind for bind in case.binds]
+    return [case._replace(name=f"{case.name}, own program", argv=argv, binds=binds)]
 
 
 def metadata_agent(work: lab.Work, service: Service, name: str, policy: str = "", *, is_new: bool = False) -> Case:

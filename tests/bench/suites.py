@@ -12,20 +12,24 @@ from tests.bench.cases import (
     cloud_init,
     floor,
     idle_agent,
+    in_program,
     metadata_agent,
     metadata_cloud_init,
     metadata_floor,
     python_floor,
 )
-from tests.bench.measure import Case, Run, measure, median
+from tests.bench.measure import Case, measure, median
 from tests.bench.network import FarSide, dead, serving
 from tests.bench.report import Report, Suite, report
+
+_COUNTS = (10, 100, 1000)
 
 
 def disk(rounds: int) -> Report:
     """Compare the boot that everything is about: 2 user and 4 site scripts."""
     work = lab.work(2, 4)
-    cases = [floor(work), python_floor(work), agent(work), cloud_init(work, "tuned"), cloud_init(work, "default")]
+    cases = [floor(work), python_floor(work), agent(work), *in_program(agent(work))]
+    cases += [cloud_init(work, "tuned"), cloud_init(work, "default")]
     return _compared(Suite("a boot from a disk, both phases: 2 user and 4 site scripts", rounds, cases))
 
 
@@ -38,9 +42,11 @@ def metadata(rounds: int) -> Report:
         strict = stack.enter_context(serving(work.folder / "service", imds="v2"))
         whole = stack.enter_context(serving(work.folder / "service-cloud-init"))
         ec2, imds = "metadata: {dialect: ec2}\n", "metadata: {dialect: ec2, imds: v2}\n"
+        named = metadata_agent(work, service, "contextagent, dialect named", ec2)
         cases = [
             metadata_floor(work, service),
-            metadata_agent(work, service, "contextagent, dialect named", ec2),
+            named,
+            *in_program(named),
             metadata_agent(work, packed, "contextagent, same, user data a tar", ec2),
             metadata_agent(work, service, "contextagent, same, image's first start", ec2, is_new=True),
             metadata_agent(work, service, "contextagent, dialect auto"),
@@ -54,10 +60,8 @@ def metadata(rounds: int) -> Report:
 
 def none(rounds: int) -> Report:
     """Compare machines that were given nothing, before the network."""
-    cases = [
-        Case("Python: nothing", [*PYTHON, "-c", "pass"], [], []),
-        idle_agent("contextagent, no context", "pre-network", ""),
-    ]
+    idle = idle_agent("contextagent, no context", "pre-network", "")
+    cases = [Case("Python: nothing", [*PYTHON, "-c", "pass"], [], []), idle, *in_program(idle)]
     return _compared(Suite("no context at all, pre-network", rounds, cases))
 
 
@@ -78,20 +82,22 @@ def dead_service(rounds: int) -> Report:
 
 def scripts(rounds: int) -> Report:
     """Compare many scripts, to tell what one more of them costs."""
-    cases = []
-    for count in (10, 100, 1000):
+    cases = {}
+    for count in _COUNTS:
         work = lab.work(count // 5, count - count // 5)
-        cases += [floor(work, f"dash: {count} scripts"), agent(work, f"contextagent: {count} scripts")]
-    suite = Suite("many scripts", max(rounds // 3, 1), cases)
+        ours = agent(work, f"contextagent: {count} scripts")
+        cases[count] = [floor(work, f"dash: {count} scripts"), ours, *in_program(ours)]
+    suite = Suite("many scripts", max(rounds // 3, 1), [case for each in cases.values() for case in each])
     runs = measure(suite.cases, suite.rounds)
-    remarks = [f"one more script, {who}: {_per_script_ms(runs, who):.2f} ms CPU" for who in ("dash", "contextagent")]
+    remarks = []
+    for few, many in zip(cases[_COUNTS[0]], cases[_COUNTS[-1]], strict=True):
+        more = [
+            (figure(runs[many.name]) - figure(runs[few.name])) / (_COUNTS[-1] - _COUNTS[0])
+            for figure in (lambda each: median(each, "cpu_s"), lambda each: min(run.cpu_s for run in each))
+        ]
+        who = few.name.replace(f" {_COUNTS[0]} scripts", "")
+        remarks.append(f"one more script, {who}: {more[0] * 1e3:.2f} ms CPU, by the least figures {more[1] * 1e3:.2f}")
     return report(suite, runs, *remarks)
-
-
-def _per_script_ms(runs: dict[str, list[Run]], who: str) -> float:
-    """Return what one more script costs, ms of CPU, between 10 of them and 1000."""
-    few, many = (median(runs[f"{who}: {count} scripts"], "cpu_s") for count in (10, 1000))
-    return (many - few) / 990 * 1e3
 
 
 def output(rounds: int) -> Report:
