@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contextagent.collectors import Target, TargetFile
 from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.accounts import Account
@@ -403,3 +406,56 @@ def test_a_problem_of_a_phase_degrades_it(stand: Stand) -> None:
             "going on without it",
         ),
     )
+
+
+def test_the_end_of_a_scripts_output_goes_to_syslog_where_the_site_wants_it_and_there_is_one(
+    stand: Stand, tmp_path: Path
+) -> None:
+    around = stand.around().replace(
+        in_syslog=("site",),
+        environment={"site": {"PATH": "/usr/bin:/bin", "DB_PASSWORD": "not-for-everybody"}, "user": {}},
+    )
+    stand.phase(stand.step("a", "echo nobody listens\n"), around=around)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        log.settimeout(0)
+        stand.host.files.link("/dev/log", str(tmp_path / "log"))
+        steps = (stand.step("b", "echo $DB_PASSWORD; echo two\n"), stand.step("c"), stand.step("d", "echo three\n"))
+        stand.phase(*steps, stand.step("e", "echo of the user\n", owner="user"), around=around)
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(log.recv(2000).decode().partition("]: ")[2])
+    assert said == [
+        "site/post-network/b: [masked]",
+        "site/post-network/b: two",
+        "site/post-network/d: three",
+    ]
+
+
+def test_an_output_that_could_not_be_kept_is_missing_in_syslog_and_nowhere_else(stand: Stand, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        stand.host.files.link("/dev/log", str(tmp_path / "log"))
+        stand.host.files.link(f"{instance_folder('i')}/output/site/post-network/a.log", "/nowhere")
+        around = stand.around().replace(in_syslog=("site",))
+        work = stand.phase(stand.step("a", "echo one\n"), stand.step("b"), around=around)
+    assert [report["state"] for report in work.reports] == ["ok", "ok"]
+
+
+def test_steps_of_logging_are_taken_between_scripts_and_what_is_known_of_them_is_handed_on(stand: Stand) -> None:
+    told = Target(
+        daemon="rsyslog",
+        files=(TargetFile(path="/etc/rsyslog.d/x.conf", text="x"),),
+        sends=("tcp://collector:1",),
+    )
+    text = stand.host.files.real("/etc/rsyslog.d/x.conf")
+    step = stand.step("unused").replace(kind="reload", told=(told,), lines=("collector",), limits=None)
+    first, again, end = (step.replace(argument=argument) for argument in ("first", "again", "delivered"))
+    work = stand.phase(
+        first, stand.step("user", f"rm {text}\n", owner="user"), again, stand.step("site", f"cat {text}\n"), end
+    )
+    assert [report["state"] for report in work.reports] == ["ok", "ok"]
+    assert work.logging["delivered"] == "configured"
+    assert [problem.reason for problem in work.warnings] == ["logging-changed"]
+    assert not work.problems
