@@ -133,10 +133,10 @@ static int load_boot(void)
 }
 
 /* Run contextagent/__main__.py as the program that it is; it ends the process itself when all goes well. */
-static int run_agent(int is_boot)
+static int run_agent(int is_loading)
 {
     PyGC_Disable(); /* nothing that is loaded here is rubbish */
-    if (is_boot && load_boot()) {
+    if (is_loading && load_boot()) {
         PyErr_Print();
         return 1;
     }
@@ -150,11 +150,20 @@ static int run_agent(int is_boot)
     return Py_FinalizeEx() < 0 ? 120 : 0;
 }
 
+/* Whether this is a boot that has not been yet; `--resume` mostly finds one that has, and only tells of it. */
+static int is_boot(int argc, char **argv)
+{
+    for (int at = 2; at < argc; at++)
+        if (!strcmp(argv[at], "--resume"))
+            return 0;
+    return argc > 1 && !strcmp(argv[1], "run");
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc ? argv[0] : INSTALLED, *base = strrchr(name, '/');
     int is_plain = !strncmp(base ? base + 1 : name, "python", 6);
     find_executable(name);
     start(argc, argv, is_plain);
-    return is_plain ? Py_RunMain() : run_agent(argc > 1 && !strcmp(argv[1], "run"));
+    return is_plain ? Py_RunMain() : run_agent(is_boot(argc, argv));
 }
