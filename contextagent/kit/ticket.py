@@ -56,6 +56,13 @@ _LISTED = (
     *("/etc/systemd/journald.conf.d", "/etc/systemd/journal-upload.conf.d", "/etc/rsyslog.conf", "/etc/syslog.conf"),
 )
 UNITS = ("contextagent-pre-network.service", "contextagent.service")
+OWN_WORDS = " + ".join(
+    (
+        *(f"_SYSTEMD_UNIT={unit} _TRANSPORT=stdout SYSLOG_IDENTIFIER=contextagent" for unit in UNITS),
+        *(f"_PID=1 UNIT={unit}" for unit in UNITS),
+    )
+).split()
+"""What the journal is asked for: the agent's own lines, and systemd's of its units, not what scripts logged there."""
 _SHOWN = (
     "Id,LoadState,UnitFileState,ActiveState,SubState,Result,ExecMainStatus,ExecMainStartTimestamp,ExecMainExitTimestamp"
 )
@@ -303,10 +310,8 @@ class _Gathering:
         return self._tool("systemctl", "--no-pager", "show", f"--property={_SHOWN}", *UNITS)
 
     def _journal(self) -> str:
-        """Return what the agent itself said in this boot, and systemd of it; scripts may have logged there, too."""
-        words = [f"_SYSTEMD_UNIT={unit} _TRANSPORT=stdout SYSLOG_IDENTIFIER=contextagent" for unit in UNITS]
-        words += [f"_PID=1 UNIT={unit}" for unit in UNITS]
-        return self._tool("journalctl", "--no-pager", "--boot", "--lines=10000", *" + ".join(words).split())
+        """Return what the agent itself said in this boot, and systemd of it."""
+        return self._tool("journalctl", "--no-pager", "--boot", "--lines=10000", *OWN_WORDS)
 
     def _tool(self, *argv: str) -> str:
         """Return what a system tool says.

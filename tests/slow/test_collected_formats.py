@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contextagent.kit.ticket import OWN_WORDS, UNITS
 from tests.daemons import Station, until
 from tests.network import Namespace
 from tests.traces import BOOT, trace, verified
@@ -37,6 +38,20 @@ log { source(s); destination(d_default); destination(d_iso); destination(d_full)
   destination(d_protocol); destination(d_bare); };
 """
 SHORT = ("short", "short-full", "short-iso", "short-iso-precise", "short-precise", "short-unix", "with-unit")
+
+
+OF_THE_AGENT = ("agent's own", {"_SYSTEMD_UNIT": UNITS[1], "_TRANSPORT": "stdout", "SYSLOG_IDENTIFIER": "contextagent"})
+OF_SYSTEMD = ("systemd's", {"_PID": "1", "UNIT": UNITS[0], "_TRANSPORT": "journal", "SYSLOG_IDENTIFIER": "systemd"})
+OF_OTHERS = (
+    ("a script's logger", {"_SYSTEMD_UNIT": UNITS[1], "_TRANSPORT": "syslog", "SYSLOG_IDENTIFIER": "contextagent"}),
+    ("a script's cat", {"_SYSTEMD_UNIT": UNITS[1], "_TRANSPORT": "stdout", "SYSLOG_IDENTIFIER": "myscript"}),
+    (
+        "a script's output",
+        {"_SYSTEMD_UNIT": UNITS[1], "_TRANSPORT": "syslog", "SYSLOG_IDENTIFIER": "contextagent-script"},
+    ),
+    ("another unit", {"_SYSTEMD_UNIT": "x.service", "_TRANSPORT": "stdout", "SYSLOG_IDENTIFIER": "contextagent"}),
+    ("a forged unit", {"_PID": "17", "UNIT": UNITS[0], "_TRANSPORT": "journal", "SYSLOG_IDENTIFIER": "systemd"}),
+)
 
 
 @pytest.fixture
@@ -73,19 +88,39 @@ def test_files_of_syslog_ng_with_usual_templates(station: Station) -> None:
 
 
 def test_what_journalctl_prints_of_a_journal_that_was_sent(station: Station) -> None:
-    entries = [
-        f"__REALTIME_TIMESTAMP={1_795_236_220_123_456 + number}\n__MONOTONIC_TIMESTAMP={number + 1}\n"
-        f"_BOOT_ID={BOOT.replace('-', '')}\nSYSLOG_IDENTIFIER=contextagent-trace\n_HOSTNAME=node17\n"
-        f"MESSAGE={line.decode()}\n"
-        for number, line in enumerate(LINES)
-    ]
-    remote = station.words("journal", "/lib/systemd/systemd-journal-remote", "--output=/var/log/sent.journal", "-")
-    done = subprocess.run(remote, input="".join(entries), text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    keep(station, [(line.decode().rstrip("\n"), {"SYSLOG_IDENTIFIER": "contextagent-trace"}) for line in LINES])
     for form in (*SHORT, "cat", "export"):
-        words = ("journalctl", f"--file={station.root}/var/log/sent.journal", "-o", form, "--no-pager")
-        shown = subprocess.run(words, capture_output=True, check=True)
+        lines = [line for line in asked(station, "-o", form).splitlines(keepends=True) if b'{"v"' in line]
         path = station.root / "var/log" / form
-        lines = [line for line in shown.stdout.splitlines(keepends=True) if b'{"v"' in line]
         path.write_bytes(b"".join(lines))
         check(path)
+
+
+def test_a_ticket_asks_a_journal_for_the_agents_own_words_alone(station: Station) -> None:
+    keep(station, [OF_THE_AGENT, *OF_OTHERS, OF_SYSTEMD])
+    assert asked(station, "-o", "cat", *OWN_WORDS).decode().splitlines() == [OF_THE_AGENT[0], OF_SYSTEMD[0]]
+
+
+def keep(station: Station, entries: list[tuple[str, dict[str, str]]]) -> None:
+    """Make a journal of these entries on the station, as if they had been sent there."""
+    given = [
+        {
+            "__REALTIME_TIMESTAMP": str(1_795_236_220_123_456 + number),
+            "__MONOTONIC_TIMESTAMP": str(number + 1),
+            "_BOOT_ID": BOOT.replace("-", ""),
+            "_HOSTNAME": "node17",
+            **fields,
+            "MESSAGE": message,
+        }
+        for number, (message, fields) in enumerate(entries)
+    ]
+    text = "".join("".join(f"{name}={value}\n" for name, value in each.items()) + "\n" for each in given)
+    words = station.words("journal", "/lib/systemd/systemd-journal-remote", "--output=/var/log/sent.journal", "-")
+    done = subprocess.run(words, input=text, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def asked(station: Station, *words: str) -> bytes:
+    """Return what journalctl prints of the station's journal."""
+    command = ("journalctl", f"--file={station.root}/var/log/sent.journal", "--no-pager", *words)
+    return subprocess.run(command, capture_output=True, check=True).stdout
