@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,25 @@ def test_a_whole_trace_longer_than_what_is_remembered_may_come_twice() -> None:
     lines = trace(WINDOW, ends=("shutdown",))
     report = verified(lines, lines)
     assert (report.boots[0].verdict, report.boots[0].duplicates) == ("intact", len(lines))
+
+
+def held_bytes(boots: int, scripts: int) -> int:
+    """Return what a verifier holds of so many boots with so many scripts, once it has read them all."""
+    names = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(boots)]
+    chunks = [b"".join(trace(scripts, boot=name, ends=("shutdown",))) for name in names]
+    tracemalloc.start()
+    verifier = Verifier()
+    verifier.feed(chunk[at : at + 4096] for chunk in chunks for at in range(0, len(chunk), 4096))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert verifier.report().exit_code == 0
+    return held
+
+
+def test_what_is_held_of_a_boot_is_small_and_bounded_however_long_it_is() -> None:
+    assert held_bytes(200, 6) / 200 < 3 * 1024
+    assert held_bytes(1, 3 * WINDOW) - held_bytes(1, WINDOW) < 1024
+    assert held_bytes(1, WINDOW) < 48 * 1024
 
 
 def test_an_old_record_repeated_with_changes_is_found_though_it_is_not_remembered() -> None:
