@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -339,7 +340,8 @@ LAST = st.fixed_dictionaries(
 
 @given(st.data())
 def test_whatever_forged_records_say_there_is_a_verdict(data: st.DataObject) -> None:
-    lines = [*trace(1, ends=("shutdown",)), *trace(1, boot=OTHER, last=data.draw(LAST | JSON))]
+    last: Any = data.draw(LAST | JSON)
+    lines = [*trace(1, ends=("shutdown",)), *trace(1, boot=OTHER, last=last)]
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(lines) - 1))
         key = data.draw(st.sampled_from(["v", "seq", "prev", "boot", "inst", "img", "utc", "ev", "last", "id"]))
