@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from contextagent.cli.streams import STDIN, chunks, sources
 from contextagent.cli.text import Progress, printable, table
@@ -28,23 +29,22 @@ def verify(files: Sequence[str], anchors: Sequence[str], shell: Shell) -> int:
         UnknownError: None was named, and this machine has no trace.
     """
     paths = sources(files, shell.host)
-    total = 0 if STDIN in paths else sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+    sizes = [os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths]
+    total = 0 if STDIN in paths else sum(sizes)
     verifier, progress, before = Verifier(anchors), Progress(shell, "verifying"), 0
     try:
-        for path in paths:
-            read = [0]
-
-            def tell(count: int, read: list[int] = read, before: int = before) -> None:
-                read[0] = count
-                progress.show(before + count, total)
-
-            verifier.feed(chunks(path, tell))
-            before += read[0]
+        for path, size in zip(paths, sizes, strict=True):
+            verifier.feed(chunks(path, partial(_show, progress, before, total)))
+            before += size
     finally:
         progress.end()
     report = verifier.report()
     shell.emit(_plain(report), "\n".join(_lines(report)))
     return report.exit_code
+
+
+def _show(progress: Progress, before: int, total: int, count: int) -> None:
+    progress.show(before + count, total)
 
 
 def _plain(report: Report) -> dict[str, object]:
