@@ -120,8 +120,10 @@ def _boot(case: Case) -> Cost:
     ended = {unit: int(values["ActiveEnterTimestampMonotonic"]) for unit, values in shown.items()}
     times = {unit: (ended[unit] - int(shown[unit]["InactiveExitTimestampMonotonic"])) / 1e6 for unit in case.units}
     is_alone = {unit for unit, end in ended.items() if end} == set(case.units)
+    is_right = is_alone and boot.read("order").split() == case.order
+    shutil.rmtree(folder)
     cpu_s = sum(int(shown[unit]["CPUUsageNSec"]) for unit in case.units) / 1e9 if is_alone else 0.0
-    return Cost(times, cpu_s, is_alone and boot.read("order").split() == case.order)
+    return Cost(times, cpu_s, is_right)
 
 
 def _report(cases: list[Case], costs: dict[str, list[Cost]]) -> Report:
