@@ -153,6 +153,13 @@ class Site:
 
         until(is_there, "/dev/log is there")
 
+    def until_logged(self, text: str) -> None:
+        """Wait until the machine's daemon takes lines, log one, and wait until it is in the machine's own file."""
+        self.until_logging()
+        self.log("image", text, priority="user.notice")
+        path = self.machine.root / "var/log/local"
+        until(lambda: path.exists() and text in path.read_text(), f"the machine logs: {text}")
+
     def collected(self) -> list[bytes]:
         """Return the lines of the collector's file."""
         path = self.collector.root / "var/log/all"

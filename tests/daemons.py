@@ -45,7 +45,7 @@ cd "$view"
 mkdir usr etc var run dev proc sys tmp
 for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
 mount -t overlay overlay -o "lowerdir=$packages/usr:/usr" usr
-for name in etc var run dev; do mount --bind "$root/$name" "$name"; done
+for name in etc var run dev; do mount --rbind "$root/$name" "$name"; done
 for name in null zero full random urandom; do : >"dev/$name"; mount --bind "/dev/$name" "dev/$name"; done
 mount --rbind /proc proc
 mount --rbind /sys sys
