@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextagent.host import Host
 
 _CHECK_S = 5
+_NOT_RUN = 127
 _MAX_BYTES = 1 << 20
 _MAX_SAID = 300
 _NEW_PARENT = 0o755
@@ -95,7 +96,7 @@ def install(host: Host, told: Target) -> str:
 
     Raises:
         RefusedFilesError: The checker does not take them; what stood there before stands there again.
-        CannotWriteError: They can't be written; likewise.
+        ContextAgentError: They can't be written, or the checker can't be run; likewise.
     """
     try:
         return _installed(host, told, {file.path: _now(host, file.path) for file in told.files})
@@ -190,11 +191,14 @@ def _write(host: Host, file: TargetFile, text: bytes, told: Target) -> None:
     """
     aside = _put_aside(host, file, text)
     argv = [host.files.real(aside) if word == "{file}" else word for word in told.check_alone]
-    if not file.is_block and argv and (said := _refusal(host, argv)):
+    try:
+        if not file.is_block and (said := _refusal(host, argv)):
+            message = f"cannot set up '{told.daemon}': its checker says: {said}"
+            raise RefusedFilesError(message)
+        host.files.rename(aside, file.path)
+    except (OSError, ContextAgentError):
         host.files.remove(aside)
-        message = f"cannot set up '{told.daemon}': its checker says: {said}"
-        raise RefusedFilesError(message)
-    host.files.rename(aside, file.path)
+        raise
 
 
 def _put(host: Host, file: TargetFile, text: bytes) -> None:
@@ -204,8 +208,7 @@ def _put(host: Host, file: TargetFile, text: bytes) -> None:
 def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
     """Return the path of a new file beside the one that it will replace, with that one's mode and owner."""
     folder, _, name = file.path.rpartition("/")
-    if not os.path.isdir(host.files.real(folder)):
-        host.files.make_folder(folder, _NEW_PARENT)
+    _make_parent(host, folder)
     aside = f"{folder}/.{name}.contextagent-new"  # always this name: what a killed agent leaves is replaced
     host.files.remove(aside)
     others = _others(host, file)
@@ -213,6 +216,19 @@ def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
     if others:
         os.chown(host.files.real(aside), others.st_uid, others.st_gid)
     return aside
+
+
+def _make_parent(host: Host, folder: str) -> None:
+    """Make a folder where there is none; one that could be made in part only is not left for the next run to find."""
+    real = host.files.real(folder)
+    if os.path.isdir(real):
+        return
+    try:
+        host.files.make_folder(folder, _NEW_PARENT)
+    except CannotWriteError:
+        if os.path.isdir(real):
+            os.rmdir(real)
+        raise
 
 
 def _others(host: Host, file: TargetFile) -> os.stat_result | None:
@@ -225,12 +241,19 @@ def _others(host: Host, file: TargetFile) -> os.stat_result | None:
 
 
 def _refusal(host: Host, argv: Sequence[str]) -> str:
-    """Return what a checker says against the configuration; empty where it accepts it, or there is none."""
+    """Return what a checker says against the configuration; empty where it accepts it, or there is none.
+
+    Raises:
+        ContextAgentError: It can't be run now, which says nothing of the configuration.
+    """
     if not argv:
         return ""
     done = host.run(argv, timeout_s=_CHECK_S)
     if done.is_ok:
         return ""
+    if done.exit_code == _NOT_RUN:
+        message = f"cannot run '{argv[0]}': {done.text() or 'there is no such program'}"
+        raise ContextAgentError(message, reason="logging-failed")
     if done.is_timeout:
         return f"nothing within {_CHECK_S} s"
     said = " ".join(done.text().split())

@@ -93,6 +93,14 @@ class Arena(Machine):
         self.offer("user/prolog.sh", self.script("user/pre-network/prolog.sh", "echo here > left-by-user"))
         self.offer("user/epilog.sh", self.script("user/post-network/epilog.sh"))
 
+    def with_logging(self) -> None:
+        """Let the site of both owners' disk want its logs sent, on a machine with a stand-in for rsyslogd."""
+        self.both_owners()
+        self.put("usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
+        self.put("etc/rsyslog.conf", "$IncludeConfig /etc/rsyslog.d/*.conf\n")
+        collectors = "logging: {collectors: [{host: collector, protocol: tcp}]}\n"
+        self.offer("site.yaml", (self.disk / "site.yaml").read_text() + collectors)
+
     def by_network(self) -> None:
         """Let both owners' scripts come by network, each packed, beside a disk that has variables and nothing else."""
         self.both_owners()

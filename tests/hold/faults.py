@@ -30,7 +30,7 @@ umount2 unshare setns clone clone3 fork vfork kill sendfile copy_file_range mkno
 """.split()
 _WRITING_OPEN = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC")
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EMFILE", "ENOMEM", "EINTR")
-SCENARIOS = ("both owners", "refused user", "rebooted", "by network")
+SCENARIOS = ("both owners", "refused user", "rebooted", "by network", "logging")
 
 
 class Point(NamedTuple):
@@ -54,6 +54,8 @@ def make_arena(folder: Path, scenario: str) -> Arena:
         arena.refused_user()
     elif scenario == "by network":
         arena.by_network()
+    elif scenario == "logging":
+        arena.with_logging()
     else:
         arena.both_owners()
     if scenario == "rebooted":

@@ -32,12 +32,30 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Any]
     return faults.answer(faults.run_batch({"record": True}, tmp_path_factory.mktemp("record") / "work"))
 
 
+LOGGING = "logging"
+"""The scenario of a site that wants its logs sent; it has a share of its own."""
+
+
 @pytest.mark.parametrize(
     ("fault", "count"), [(KILL, 150), (ONE_SHOT, 150), (STICKY, 60)], ids=["killed", "one error", "errors for ever"]
 )
 def test_after_a_fault_anywhere_the_next_run_leaves_everything_right(
     points: dict[str, list[list[Any]]], tmp_path: Path, fault: list[str], count: int
 ) -> None:
+    hold({name: found for name, found in points.items() if name != LOGGING}, tmp_path, fault, count)
+
+
+@pytest.mark.parametrize(
+    ("fault", "count"), [(KILL, 40), (ONE_SHOT, 40), (STICKY, 20)], ids=["killed", "one error", "errors for ever"]
+)
+def test_after_a_fault_in_a_boot_that_sets_logging_up_the_next_run_leaves_everything_right(
+    points: dict[str, list[list[Any]]], tmp_path: Path, fault: list[str], count: int
+) -> None:
+    hold({LOGGING: points[LOGGING]}, tmp_path, fault, count)
+
+
+def hold(points: dict[str, list[list[Any]]], tmp_path: Path, fault: list[str], count: int) -> None:
+    """Let faults strike at some of these points, and check what is left after the next run."""
     results = faults.campaign(faults.chosen(points, fault, count, SEED), tmp_path)
     wrong = [
         f"{result['point']}: {result['violations']}\n{result['said']}" for result in results if result["violations"]

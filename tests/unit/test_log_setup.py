@@ -253,6 +253,16 @@ def test_a_checker_that_hangs_refuses(stand: Stand, monkeypatch: pytest.MonkeyPa
     assert stand.text() is None
 
 
+def test_a_checker_that_cannot_be_run_now_says_nothing_and_is_asked_again(stand: Stand) -> None:
+    setup = stand.take(stand.told(check_alone=("/no/such/checker",)), "first")
+    assert setup.problems[0].message.startswith("cannot run '/no/such/checker': ")
+    assert reasons(setup) == (["logging-failed"], [])
+    assert stand.text() is None
+    assert os.listdir(stand.host.files.real("/etc/clogd.d")) == []
+    assert reasons(stand.take(stand.told(), "first")) == ([], [])
+    assert stand.text() == "good\n"
+
+
 def test_an_image_whose_own_configuration_is_refused_gets_ours_all_the_same(stand: Stand) -> None:
     stand.put(MAIN, "bad\n")
     setup = stand.take(stand.told(), "first", phase="pre-network")
@@ -590,6 +600,16 @@ def test_a_folder_in_the_place_of_a_file_of_others_is_nobodys_to_remove(stand: S
 def test_a_trace_that_is_not_there_has_no_position_to_forget(stand: Stand) -> None:
     os.unlink(stand.host.files.real(trace_path(stand.host.boot_id())))
     logfiles.forget_positions(stand.host, stand.told(positions=("/var/spool/{inode}",)))
+
+
+def test_a_folder_that_could_be_made_in_part_only_is_not_left(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str, _mode: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    setup = stand.take(stand.told(), "first")
+    assert reasons(setup) == (["cannot-write"], [])
+    assert not os.path.exists(stand.host.files.real("/etc/clogd.d"))
 
 
 def test_taking_back_goes_as_far_as_it_can(stand: Stand) -> None:
