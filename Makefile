@@ -50,12 +50,13 @@ check: $(READY) ## format, lint, types, import contracts, and 100 % branch cover
 	$(BIN)/coverage report
 
 slow: $(READY) ## tests with whole programs of others, which take longer to get than to run
-	$(call need,curl dhclient dhcpcd dnsmasq fuseiso losetup mmdebstrap mpack mutt nft s-nail write-mime-multipart,\
-		cloud-image-utils curl dhcpcd-base dnsmasq-base fuseiso isc-dhcp-client mmdebstrap mount mpack mutt nftables \
-		s-nail)
+	$(call need,curl dhclient dhcpcd dnsmasq fuseiso logger losetup mmdebstrap mpack mutt nft openssl s-nail setpriv \
+		write-mime-multipart,bsdutils cloud-image-utils curl dhcpcd-base dnsmasq-base fuseiso isc-dhcp-client mmdebstrap \
+		mount mpack mutt nftables openssl s-nail util-linux)
 	$(BIN)/pytest tests/slow
 
 hold: $(READY) ## kill, starve and fuzz boots at seeded places, as many as a submission asks for
+	$(call need,logger openssl setpriv,bsdutils openssl util-linux)
 	$(BIN)/pytest tests/hold
 
 # What the packages are built with; the guests get the packages

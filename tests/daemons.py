@@ -61,11 +61,12 @@ def packages(group: str) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         (place / "archives/partial").mkdir(parents=True)
         words = ("-y", "-d", "--no-install-recommends", "--reinstall", "-o", "Debug::NoLocking=1")
-        done = run(
-            ("apt-get", "-qq", *words, "-o", f"Dir::Cache::archives={place}/archives", "install", *PACKAGES[group])
-        )
-        if done.code:
-            pytest.skip(f"the packages of {group} can't be had here: {done.err.strip().splitlines()[-1]}")
+        get = ("apt-get", "-qq", *words, "-o", f"Dir::Cache::archives={place}/archives", "install", *PACKAGES[group])
+        if subprocess.run(get, capture_output=True, check=False).returncode:
+            subprocess.run(["apt-get", "-qq", "update"], check=False)  # a new machine knows no packages
+            done = subprocess.run(get, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"the packages of {group} can't be had here: {done.stderr.strip().splitlines()[-1]}")
         for name in ("bin", "sbin", "lib", "lib64"):
             (place / "root/usr" / name).mkdir(parents=True)
             (place / "root" / name).symlink_to(f"usr/{name}")
