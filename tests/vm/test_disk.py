@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +37,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def boots(guest: Guest, iso: Path) -> list[Boot]:
     """The first and the second boot of one machine with the disk in its drive."""
     setup = Setup(cd=iso, bus="scsi" if "scsi" in guest.folder.name else "ide")
-    return [guest.boot(REPORT + ASKED, setup) for _ in range(2)]
+    return [guest.boot(REPORT + ASKED + "contextagent collect-logs logs.tar.gz\n", setup) for _ in range(2)]
 
 
 def test_the_result_is_ok_and_both_owners_spoke_by_the_disk(boots: list[Boot]) -> None:
@@ -95,6 +96,16 @@ def test_root_asks_the_agent_from_its_shell(boots: list[Boot]) -> None:
         codes = {verb: boot.read(f"{verb}.exit") for verb in ("status", "explain", "receipt", "verify")}
         assert codes == {"status": "0\n", "explain": "0\n", "receipt": "0\n", "verify": "2\n"}, "2: one is still open"
         assert "site/post-network/epilog.sh" in boot.read("receipt")
+
+
+def test_the_collected_logs_are_whole(boots: list[Boot]) -> None:
+    for boot in boots:
+        with tarfile.open(boot.results / "logs.tar.gz") as tar:
+            files = {name.rpartition("/")[2]: tar.extractfile(name) for name in tar.getnames()}
+            texts = {name: file.read().decode() for name, file in files.items() if file}
+        assert "contextagent: ok (" in texts["journal.txt"]
+        assert "contextagent-pre-network.service" in texts["units.txt"]
+        assert texts.get("missing.txt", "") == ""
 
 
 def test_the_package_verifies_after_the_boot(boots: list[Boot]) -> None:

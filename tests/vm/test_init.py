@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,3 +113,21 @@ def test_a_call_that_cannot_return_before_the_network_ends_with_its_time_and_the
     assert calling.read("tellers") == "pre-network\n", "the next script ran"
     assert calling.read("daemons").splitlines()[0] == "active", "the job stays, and is done when its turn comes"
     assert (calling.read("jobs"), calling.read("cycles")) == ("", "")
+
+
+def test_a_machine_that_is_shut_down_in_the_middle_of_its_boot_has_its_stop_scripts(tmp_path: Path) -> None:
+    # the report waits for the phase, so the script says for it that the boot came as far as it should
+    scripts = {
+        "post-network.d/10-off": "#!/bin/sh\necho LAB-RC 0 > /dev/ttyS0\nsystemctl poweroff --no-block\nsleep 600\n",
+        "post-network.d/20-tell": TELLER,
+        "stop.d/10-tell": TELLER,
+    }
+    guest = Guest(tmp_path / "guest", SYSTEMD)
+    boot = guest.boot("", Setup(cd=put(tmp_path / "disk", scripts)))
+    assert "LAB-UP" not in boot.console
+    # systemd runs a oneshot's next command even while it stops it, so that what is left of the phase may run before
+    assert [line for line in guest.get("/root/tellers").splitlines() if line == "stop"] == ["stop"], boot.console
+    assert guest.get("/root/tellers").endswith("stop\n")
+    traces = [name for name in guest.names("/var/log/contextagent") if name.startswith("trace-")]
+    events = [json.loads(line)["ev"] for line in guest.get(f"/var/log/contextagent/{traces[0]}").splitlines()]
+    assert (len(traces), events.count("shutdown")) == (1, 1)
