@@ -3,7 +3,7 @@
 Every value is immutable, compared by content and built with keywords only.  `Value` stands in for a frozen, slotted,
 keyword-only dataclass, because importing `dataclasses` alone would double the start-up cost of a boot (ADR 0002).
 Closed sets are `Literal` types for the same reason: they cost nothing at run time and mypy still proves every `match`
-exhaustive.
+exhaustive.  The file is one piece: a word of the field is looked up in one place.
 """
 
 from __future__ import annotations
