@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextagent.collectors import Collector
+from contextagent.collectors.words import links, selectors
 from contextagent.kit.finding import Finding
 from contextagent.policy.loader import check
 from contextagent.policy.schema import split_script_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
+    from typing import Any
 
     from contextagent.kit.finding import Level
     from contextagent.model import Problem, Voice
@@ -26,7 +29,28 @@ def as_findings(level: Level, problems: Iterable[Problem], path: str = "") -> li
 def check_settings(voice: Voice, path: str, data: bytes) -> tuple[Layer, list[Finding]]:
     """Return what a settings file says, as far as it can be read, and every mistake in it."""
     layer, errors = check(voice, [(path, data)])
-    return layer, [*as_findings("error", errors, path), *as_findings("warning", layer.warnings, path)]
+    said = [*as_findings("error", errors, path), *as_findings("warning", layer.warnings, path)]
+    return layer, [*said, *_check_logging(layer)]
+
+
+def _check_logging(layer: Layer) -> Iterator[Finding]:
+    """Yield a warning for each collector and selector that no log daemon could be told of."""
+    for name, judge in (("logging.collectors", _unreachable), ("logging.facilities", _unselectable)):
+        setting = layer.values.get(name)
+        if setting is None:
+            continue
+        for problem in judge(setting.value):
+            yield Finding(
+                level="warning", rule=problem.reason, message=problem.message, path=setting.path, line=setting.line
+            )
+
+
+def _unreachable(given: Iterable[dict[str, Any]]) -> tuple[Problem, ...]:
+    return links([Collector(**each) for each in given])[1]
+
+
+def _unselectable(given: Iterable[str]) -> tuple[Problem, ...]:
+    return selectors(given)[1]
 
 
 def check_script_ids(layer: Layer, known: Collection[str]) -> list[Finding]:

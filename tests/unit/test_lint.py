@@ -420,3 +420,17 @@ def test_no_bytes_of_a_file_make_lint_fail(
     path = tmp_path_factory.mktemp("fuzz") / name
     path.write_bytes(start + rest)
     lint(host, str(path))
+
+
+def test_a_collector_that_no_log_daemon_could_be_told_of_is_found_before_it_is_asked_for(
+    host: Host, tmp_path: Path
+) -> None:
+    collectors = "[{host: good}, {host: 'a b'}, {host: c, protocol: tls}]"
+    text = f"logging:\n  collectors: {collectors}\n  facilities: [mail, '*.info']\n"
+    folder = _make(tmp_path / "disk", {"site.yaml": text, "epilog.sh": "#!/bin/sh\nexit 0\n"})
+    found = [each for each in _lint(host, folder) if each[0].startswith("bad-")]
+    assert found == [
+        ("bad-collector", "site.yaml", 2),
+        ("bad-collector", "site.yaml", 2),
+        ("bad-selector", "site.yaml", 3),
+    ]
