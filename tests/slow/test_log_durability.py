@@ -12,6 +12,7 @@ import pytest
 
 from tests.collecting import LOGS, Site
 from tests.daemons import until
+from tests.machine import AGENT, run
 from tests.slow.test_log_daemons import MAIN, RSYSLOG, WAYS
 from tests.traces import BOOT, trace, verified
 
@@ -80,6 +81,9 @@ def test_every_record_arrives_in_order_though_rsyslog_is_killed_20_times_and_the
     append(site, lines[len(kills) * step :])
     until_arrived(site, lines[-1])
     check_whole(site, lines)
+    done = run((*AGENT, "trace", "verify", str(site.collector.root / "var/log/all")))
+    assert done.code == 0, done.out
+    assert "intact" in done.out
 
 
 @pytest.mark.parametrize("way", ["relp", "tls", "tcp"])
