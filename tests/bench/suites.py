@@ -95,7 +95,7 @@ def scripts(rounds: int) -> Report:
             (figure(runs[many.name]) - figure(runs[few.name])) / (_COUNTS[-1] - _COUNTS[0])
             for figure in (lambda each: median(each, "cpu_s"), lambda each: min(run.cpu_s for run in each))
         ]
-        who = few.name.replace(f" {_COUNTS[0]} scripts", "")
+        who = few.name.replace(f": {_COUNTS[0]} scripts", "")
         remarks.append(f"one more script, {who}: {more[0] * 1e3:.2f} ms CPU, by the least figures {more[1] * 1e3:.2f}")
     return report(suite, runs, *remarks)
 
