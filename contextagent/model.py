@@ -2,8 +2,7 @@
 
 Every value is immutable, compared by content and built with keywords only.  `Value` stands in for a frozen, slotted,
 keyword-only dataclass, because importing `dataclasses` alone would double the start-up cost of a boot (ADR 0002).
-Closed sets are `Literal` types for the same reason: they cost nothing at run time and mypy still proves every `match`
-exhaustive.  The file is one piece: a word of the field is looked up in one place.
+Closed sets are `Literal` types for the same reason: they cost nothing at run time, and mypy proves each `match` whole.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, Literal, Protocol, Self, dataclass_transform
-
-    from contextagent.collectors import Target
 
     Owner = Literal["site", "user"]
     Phase = Literal["pre-network", "post-network", "stop"]
@@ -336,11 +333,10 @@ class Limits(Value):
 class Step(Value):
     """One thing the agent will do to the machine. The plan is a sequence of these; `run` executes the same value.
 
-    `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.
-    The rest is what the runner needs beside the printed keys: the staged `content`, where a file goes (`target`,
-    `mode`, or `link`), whose keys (`target`), which (`lines`) and how the account is had (`argument`: `there`, `make`,
-    `sudo`); a script's `argument` and settings; what log daemons are `told`, where logs are wanted (`lines`), and when
-    (`argument`: `first`, `again`, `again-after-root`, `delivered`, `flush`).
+    `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.  The rest is for the
+    runner: the staged `content`, where a file goes (`target`, `mode`, or `link`), whose keys (`target`), which
+    (`lines`), how the account is had (`argument`: `there`, `make`, `sudo`); a script's `argument` and settings; what log
+    daemons are `told` (`collectors.Target`), when (`argument`, see `runner.logsetup`), and where logs are wanted (`lines`).
     """
 
     id: str
@@ -362,7 +358,7 @@ class Step(Value):
     daemons: str = "keep"
     on_error: str = "no-pilot"
     rerun: str = ""
-    told: tuple[Target, ...] = ()
+    told: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:

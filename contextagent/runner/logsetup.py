@@ -36,7 +36,9 @@ _RESTARTS = frozenset(("restart", "try-restart", "condrestart", "start"))
 
 
 class LogSetup:
-    """The log daemons of one phase.
+    """The log daemons of one phase, told by steps: `first` before anybody's scripts, `again` after the user's.
+
+    `again-after-root` follows scripts that could do anything, `delivered` ends a phase, `flush` the stop phase.
 
     Args:
         host: The machine.
