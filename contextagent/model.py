@@ -335,8 +335,8 @@ class Step(Value):
 
     `skip` is the fixed reason why the step is not taken (`once-done`, `cloud-init`, …), or None.  The rest is for the
     runner: the staged `content`, where a file goes (`target`, `mode`, or `link`), whose keys (`target`), which
-    (`lines`), how the account is had (`argument`: `there`, `make`, `sudo`); a script's `argument` and settings; what log
-    daemons are `told` (`collectors.Target`), when (`argument`, see `runner.logsetup`), and where logs are wanted (`lines`).
+    (`lines`), how the account is had (`argument`: `there`, `make`, `sudo`); a script's `argument` and settings; what
+    daemons are `told` (`collectors.Target`), when (`argument`, see `runner.logsetup`), where logs go to (`lines`).
     """
 
     id: str
