@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextagent.errors import TryLaterError
 from contextagent.model import OWNERS, PHASES, Value
 from contextagent.plan import Situation, is_logging_asked, make_plan
 from contextagent.policy.settings import hear, load_image_policy, merge
@@ -82,7 +83,7 @@ def run(host: Host, phases: Sequence[Phase], request: Request) -> Outcome:
 
     Raises:
         InvalidInputError: The image's policy is invalid; nothing was done.
-        TryLaterError: Another run holds the lock.
+        TryLaterError: Another run holds the lock, or the machine is going down.
         CannotWriteError: The agent's own folders can't be written; nothing was done.
         UsageError: `--disk` names nothing, or `--metadata` is no address.
     """
@@ -121,6 +122,10 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
     """Run one phase, unless it is over already."""
     if _is_over(memory.state, phase, request):
         return Outcome(state=memory.state, is_news=False)
+    if request.is_resumed and phase in BOOT and host.is_going_down():
+        # systemd calls the second command of a unit that it is about to stop, too
+        hint = "its stop phase is what comes next"
+        raise TryLaterError(f"cannot go on with '{phase}': the machine is going down", hint=hint)
     known, settings, search = _found(host, memory.state, phase, request, image, is_trial=False)
     journal = Journal.open(host, instance_id=known.instance_id, on_full=settings["trace.on_full"])
     try:

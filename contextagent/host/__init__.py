@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from contextagent.host.process import Finished
 
 
+_SYSTEMD_S = 10.0
+"""How long systemd may take to say how it is."""
+
+
 class Host:
     """A machine below a root.
 
@@ -88,6 +92,12 @@ class Host:
         """Put one line on the console and in the kernel's log, as far as that goes; below another root do nothing."""
         if not self.is_caller:
             facts.announce(text)
+
+    def is_going_down(self) -> bool:
+        """Return whether systemd is stopping the machine; other inits don't say, and a trial is not the machine's."""
+        if self.is_caller or not self.files.exists("/run/systemd/system"):
+            return False
+        return self.run(("systemctl", "is-system-running"), timeout_s=_SYSTEMD_S).text().strip() == "stopping"
 
     def lock(self, path: str) -> Lock:
         """Return a lock held on a file, made if it is missing.

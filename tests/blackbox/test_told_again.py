@@ -103,3 +103,21 @@ def test_nobody_but_root_is_told_of_the_machine_itself(guest: Guest) -> None:
     text = f'"$@" --disk /disk && {somebody} "$@" --resume; echo $?'
     done = guest.shell("sh", "-c", text, "sh", *AGENT, "run", "pre-network", "--metadata", "none")
     assert done.out.splitlines()[-1] == "77"
+
+
+SYSTEMCTL = "#!/bin/sh\necho {}\n"
+KILLER = '#!/bin/sh\nif [ -e /agent ]; then read -r pid </agent; rm /agent; kill -9 "$pid"; sleep 60; fi\n'
+
+
+@pytest.mark.parametrize(("says", "goes_on"), [("running", True), ("stopping", False)])
+def test_a_phase_is_not_gone_on_with_while_the_machine_goes_down(guest: Guest, says: str, *, goes_on: bool) -> None:
+    guest.put("disk/prolog.sh", KILLER)
+    guest.put("disk/pre-network.d/99-last", "#!/bin/sh\necho ran > /last\n")
+    guest.put("usr/bin/systemctl", SYSTEMCTL.format(says), 0o755)
+    words = [*AGENT, "run", "pre-network", "--metadata", "none", "--disk", "/disk"]
+    guest.shell("sh", "-c", 'echo $$ >/agent; exec "$@"', "sh", *words)
+    guest.put("run/systemd/system/here", "")
+    done = guest.shell(*words, "--resume")
+    assert (guest.root / "last").exists() == goes_on
+    assert (done.code == 75) == (not goes_on)
+    assert guest.run("run", "stop").code <= 2
