@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from contextagent.collectors import Endpoint
 
+_TLS_FAILURES = ("its certificate is", "no TLS can be", "it closes the connection")
 MAX_ENDS = 8
 """Tried at once; a site that names more has those tried that come first."""
 _MAX_ANSWER_BYTES = 512
@@ -41,6 +42,11 @@ def reach(ends: Sequence[Endpoint], *, timeout_s: float) -> list[str]:
     children = [_start(end, end_s) for end in ends[:MAX_ENDS]]
     answers = [_answer(pid, fd, end_s) for pid, fd in children]
     return [*answers, *("it was not tried: there are too many" for _ in ends[MAX_ENDS:])]
+
+
+def is_tls_failure(cause: str) -> bool:
+    """Return whether a collector was reached, and either side refused the other's TLS."""
+    return any(sign in cause for sign in _TLS_FAILURES)
 
 
 def _start(end: Endpoint, end_s: float) -> tuple[int, int]:

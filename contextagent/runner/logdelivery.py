@@ -77,15 +77,25 @@ class Delivery:
         ends = list(dict.fromkeys(end for each in alive for end in each.connect))
         if not ends:
             return "configured", "; ".join(dead) or "by UDP nothing comes back"
-        from contextagent.host.reach import reach  # noqa: PLC0415  # only with a network, a daemon and a collector
+        from contextagent.host.reach import is_tls_failure, reach  # noqa: PLC0415  # only with a network, a daemon and a collector
 
         causes = dict(zip(ends, reach(ends, timeout_s=REACH_S), strict=True))
         failed = [f"{_name(end)}: {cause}" for end, cause in causes.items() if cause]
+        # by experiment: omrelp gives up for good after one handshake that failed, and lines are dropped from then on
+        self._known["has_tls_failed"] = any(end.ca and is_tls_failure(cause) for end, cause in causes.items())
         for each in failed:
             message = f"cannot reach the collector {each}, the log daemon goes on trying"
             self.problems.append(Problem(reason="collector-unreachable", message=message))
         is_reached = any(not causes[end] for each in alive if each.carries_trace for end in each.connect)
         return "reachable" if is_reached else "configured", "; ".join((*dead, *failed))
+
+    def is_tls_mended(self) -> bool:
+        """Return whether TLS with a collector failed in an earlier phase, and every collector can be reached now."""
+        if not self._known.pop("has_tls_failed", False) or self._host.is_caller:
+            return False
+        from contextagent.host.reach import reach  # noqa: PLC0415  # after a failure alone
+
+        return not any(reach([end for each in self._told for end in each.connect], timeout_s=REACH_S))
 
     def flush(self) -> None:
         """Wait until the daemons have taken and sent the whole trace, but no longer than `FLUSH_S`; say how it went."""

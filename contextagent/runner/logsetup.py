@@ -85,6 +85,8 @@ class LogSetup:
         delivery = self._delivery = Delivery(self._host, self._journal, self.known, step.told)
         try:
             if step.argument == "flush":
+                if delivery.is_tls_mended():
+                    self._send_again(step.told)
                 delivery.flush()
             else:
                 delivery.find_out(wanted=step.lines, is_network=step.phase != "pre-network")
@@ -157,6 +159,13 @@ class LogSetup:
                 self._record(told, f"{told.daemon}: {reason}")
                 self._command(told, told.bring_back or told.take_up)
                 self._wait_for(told, since_ns=mine.get("asked_ns", 0))
+
+    def _send_again(self, every: Sequence[Target]) -> None:
+        """Let each daemon that keeps positions begin anew without them; ending in order, it would write them again."""
+        for told in (each for each in every if each.positions and self._mine(each).get("sha512")):
+            daemons.kill(self._running(told))
+            self._command(told, told.bring_back)
+            self._wait_for(told, since_ns=self._mine(told)["asked_ns"])
 
     def _install(self, told: Target) -> None:
         """Write a daemon's files.

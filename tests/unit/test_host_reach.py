@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contextagent.collectors import Endpoint
-from contextagent.host.reach import MAX_ENDS, has_name, reach
+from contextagent.host.reach import MAX_ENDS, has_name, is_tls_failure, reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +110,7 @@ def test_a_port_that_listens_is_reachable_and_one_that_does_not_is_refused(liste
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = port_of(gone)
     assert tried(Endpoint(host="127.0.0.1", port=port)) == "Connection refused"
+    assert not is_tls_failure("Connection refused")
 
 
 def test_a_name_is_resolved_and_one_that_is_none_is_said(listener: socket.socket) -> None:
@@ -154,6 +155,7 @@ def test_a_certificate_of_another_authority_is_refused(authority: Authority, str
     try:
         said = tried(Endpoint(host="127.0.0.1", port=server.port, ca=authority.ca))
         assert said.startswith("its certificate is refused: ")
+        assert is_tls_failure(said)
     finally:
         server.close()
 

@@ -612,6 +612,29 @@ def test_a_folder_that_could_be_made_in_part_only_is_not_left(stand: Stand, monk
     assert not os.path.exists(stand.host.files.real("/etc/clogd.d"))
 
 
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_a_daemon_that_gave_up_over_tls_sends_everything_at_the_stop_if_that_was_mended(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, *, is_mended: bool
+) -> None:
+    monkeypatch.setattr("contextagent.runner.logdelivery.FLUSH_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        end = Endpoint(host="127.0.0.1", port=port, ca=__file__)
+        told = stand.told(connect=(end,), positions=("/var/spool/{name}.position",))
+        stand.take(told, "first", "delivered")
+        assert stand.known["has_tls_failed"] is False  # our own certificates are not there
+        stand.known["has_tls_failed"] = True
+        spool = Path(stand.host.files.real("/var/spool"))
+        spool.mkdir(parents=True)
+        position = spool / f"trace-{stand.host.boot_id()}.jsonl.position"
+        position.touch()
+        now = told.replace(connect=(end.replace(ca=""),)) if is_mended else told
+        stand.take(now, "flush", phase="stop")
+    assert position.exists() is not is_mended
+    assert stand.asked() == ["take_up", "bring_back"][: 1 + is_mended]
+    assert running(stand.name)
+
+
 def test_taking_back_goes_as_far_as_it_can(stand: Stand) -> None:
     stand.put("/etc/other", "a file")
     files = (TargetFile(path="/etc/other/x.conf", text=""), TargetFile(path=DROP_IN, text=""))
