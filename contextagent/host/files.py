@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextagent.model import EntryKind
 
 CHUNK_BYTES = 1 << 16
+_PAGE_BYTES = 1 << 12
 NEW = ".new-"
 """How names of unfinished files and folders begin; what a killed agent left of them is swept away by the next one."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -75,10 +76,13 @@ class Files:
                 raise FileNotFoundError(errno.ENOENT, "a link is not followed", path) from None
             raise
         try:
-            if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat_bits.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "no regular file", path)
             left = max_bytes
-            while data := os.read(fd, CHUNK_BYTES):
+            # most files are small, and a large buffer would be a mapping of its own; a file may have grown meanwhile
+            piece_bytes = min(max(found.st_size + 1, _PAGE_BYTES), CHUNK_BYTES)
+            while data := os.read(fd, piece_bytes):
                 left -= len(data)
                 if left < 0:
                     raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", path)

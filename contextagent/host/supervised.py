@@ -175,7 +175,7 @@ class Supervised:
         os.set_blocking(self._output, False)
         left = PIPE_BYTES
         try:
-            while left > 0 and (data := os.read(self._output, left)):
+            while left > 0 and (data := os.read(self._output, min(left, self._read_bytes))):
                 left -= len(data)
                 if not take(data):
                     break
