@@ -167,7 +167,11 @@ class Site:
 
     def records(self) -> list[bytes]:
         """Return the records that the collector has, as it got them."""
-        return [record for line in self.collected() if TAG.encode() in line and (record := record_bytes(line))]
+        return [record for line in self.tagged() if (record := record_bytes(line))]
+
+    def tagged(self) -> list[bytes]:
+        """Return the lines that a collector keeps as the trace's, by their tag."""
+        return [line for line in self.collected() if line.split(None, 3)[2].startswith(TAG.encode())]
 
     def until_collected(self, *signs: bytes) -> None:
         """Wait until the collector has lines with each of these signs."""

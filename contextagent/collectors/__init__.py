@@ -41,6 +41,8 @@ PORTS: Mapping[str, int] = {"relp": 2514, "tls": 6514, "tcp": 514, "udp": 514}
 
 TAG = "contextagent-trace"
 """What stands before a record of the trace in a collector's file, and by which a collector may tell it."""
+FORGED_TAG = "contextagent-forged"
+"""What stands before a line that somebody logged under `TAG`, or nearly so, and that is no record from the file."""
 SCRIPT_TAG = "contextagent-script"
 """The same of the output of scripts, and of the summary lines that stand in for a trace that is not carried."""
 

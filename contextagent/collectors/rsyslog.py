@@ -160,7 +160,12 @@ def _text(
     lines += [f"  action({each})" for each in actions]
     lines.append("}")
     lines += [f"input({each})" for each in _inputs(logging, version)]
-    lines.append(f'if prifilt("{";".join(chosen)}") or ($programname == "{SCRIPT_TAG}") then {{')
+    lines.append(f'template(name="contextagent_forged" type="string" string="{rsyslog_legacy.FORGED}")')
+    lines.append(f'if ($syslogtag contains "{TAG}") or (re_match($msg, "^[ :]*{TAG}") == 1) then {{')
+    for number, each in enumerate(actions, 1):
+        forged = each.replace("RSYSLOG_ForwardFormat", "contextagent_forged")
+        lines.append(f"  action({forged} {_QUEUE.format(number=f'forged_{number}')})")
+    lines.append(f'}} else if prifilt("{";".join(chosen)}") or ($programname == "{SCRIPT_TAG}") then {{')
     lines += [f"  action({each} {_QUEUE.format(number=number)})" for number, each in enumerate(actions, 1)]
     lines.append("}")
     return "\n".join(lines) + "\n"

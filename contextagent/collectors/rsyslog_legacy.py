@@ -6,7 +6,7 @@ without a queue.  What has been queued is kept over an end of rsyslog, and read 
 
 from __future__ import annotations
 
-from contextagent.collectors import SCRIPT_TAG, TAG
+from contextagent.collectors import FORGED_TAG, SCRIPT_TAG, TAG
 from contextagent.collectors.words import selects_scripts
 
 TYPE_CHECKING = False
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from contextagent.collectors import Logging
     from contextagent.collectors.words import Link
 
+FORGED = f"<%PRI%>%TIMESTAMP:::date-rfc3339% %HOSTNAME% {FORGED_TAG}: %syslogtag%%msg%"
+"""Template of a line that is no record, though its tag says so."""
 _QUEUE = """$ActionQueueType LinkedList
 $ActionQueueFileName {name}
 $ActionQueueMaxDiskSpace 64m
@@ -43,9 +45,15 @@ def text(
     if secured:
         names = (("CA", secured.ca), ("Cert", secured.cert), ("Key", secured.key))
         lines += [f"$DefaultNetstreamDriver{name}File {path}\n" for name, path in names if path]
+    lines.append(f'$template contextagent_forged,"{FORGED}"\n')
+    from_file = f"if $inputname == 'imfile' and $syslogtag == '{TAG}:' then"
+    forged = f"if $syslogtag contains '{TAG}' or $msg startswith '{TAG}' or $msg startswith ' {TAG}' then"
     for number, way in enumerate(ways, 1):
-        lines += _rule(f':syslogtag, startswith, "{TAG}:"', way, f"contextagent_trace_{number}")
+        lines += _rule(from_file, way, f"contextagent_trace_{number}")
     lines.append("& ~\n")
+    for number, way in enumerate(ways, 1):
+        lines += _rule(forged, way, f"contextagent_forged_{number}", template="contextagent_forged")
+    lines.append("& ~\n")  # these versions have no other way to keep it from the rules below
     for number, way in enumerate(ways, 1):
         lines += _rule(";".join(chosen), way, f"contextagent_{number}")
         if not selects_scripts(chosen):
@@ -73,7 +81,7 @@ def _input(path: str) -> str:
     return "".join(f"$InputFile{each}\n" for each in words.split("|")) + "$InputRunFileMonitor\n"
 
 
-def _rule(selector: str, way: Link, name: str) -> Iterator[str]:
+def _rule(selector: str, way: Link, name: str, *, template: str = "RSYSLOG_ForwardFormat") -> Iterator[str]:
     """Yield the lines that send what a selector selects one way."""
     yield _QUEUE.format(name=name)
     mark = {"relp": ":omrelp:", "tcp": "@@", "udp": "@"}[way.protocol]
@@ -82,4 +90,4 @@ def _rule(selector: str, way: Link, name: str) -> Iterator[str]:
         yield "$ActionSendStreamDriver gtls\n$ActionSendStreamDriverMode 1\n$ActionSendStreamDriverAuthMode x509/name\n"
         yield f"$ActionSendStreamDriverPermittedPeer {way.peer}\n"
         mark = "@@(o)"
-    yield f"{selector} {mark}{host}:{way.port};RSYSLOG_ForwardFormat\n"
+    yield f"{selector} {mark}{host}:{way.port};{template}\n"

@@ -6,7 +6,7 @@ line sent.  The logs are taken from every source that the image has (`catchall`)
 
 from __future__ import annotations
 
-from contextagent.collectors import SCRIPT_TAG, TAG, Target, TargetFile
+from contextagent.collectors import FORGED_TAG, SCRIPT_TAG, TAG, Target, TargetFile
 from contextagent.collectors.words import endpoints, links, plain_ways, selected, selectors
 
 TYPE_CHECKING = False
@@ -77,7 +77,11 @@ def _lines(logging: Logging, ways: tuple[Link, ...], chosen: tuple[str, ...], *,
     source = f'base-dir("{folder}") filename-pattern("{pattern}") recursive(no) follow-freq(1)'
     yield f'source s_contextagent {{ wildcard-file({source} flags(no-parse) program-override("{TAG}")'
     yield "  default-facility(daemon) default-priority(notice)); };"
-    yield f'filter f_contextagent {{ not program("^{TAG}$") and ('
+    forged = f'program("{TAG}") or message("^[ :]*{TAG}")'
+    yield f"filter f_contextagent_forged {{ not source(s_contextagent) and ({forged}); }};"
+    renamed = f'set("$MSGHDR$MSG", value("MESSAGE")); set("{FORGED_TAG}", value("PROGRAM"));'
+    yield f"rewrite r_contextagent_forged {{ {renamed} }};"
+    yield "filter f_contextagent { not source(s_contextagent) and not filter(f_contextagent_forged) and ("
     yield from (f"  {each} or" for each in _selected(chosen))
     yield f'  program("^{SCRIPT_TAG}$")); }};'
     buffer = f" {_BUFFER}" if has_buffer else ""
@@ -86,6 +90,8 @@ def _lines(logging: Logging, ways: tuple[Link, ...], chosen: tuple[str, ...], *,
         yield f"destination d_contextagent_{number} {{ {_destination(way, f'{number}', buffer)} }};"
         trace = f"source(s_contextagent); destination(d_contextagent_trace_{number}); flags(flow-control);"
         yield f"log {{ {trace} }};"
+        forged = f"filter(f_contextagent_forged); rewrite(r_contextagent_forged); destination(d_contextagent_{number});"
+        yield f"log {{ {forged} flags(catchall); }};"
         yield f"log {{ filter(f_contextagent); destination(d_contextagent_{number}); flags(catchall); }};"
 
 

@@ -167,7 +167,7 @@ def wrong_certificate(story: Story) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Story], None], tuple[str, ...]]] = {
-    "restarts": (restarts, ("relp", "tls")),
+    "restarts": (restarts, ("relp", "relp-mutual")),
     "hangups": (hangups, ("relp", "tcp")),
     "stopped": (stopped, ("relp",)),
     "away": (away, ("relp", "relp-mutual")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,14 +54,37 @@ def put_trace(site: Site) -> list[bytes]:
     return lines
 
 
+FORGED = f'{{"v":1,"seq":5,"prev":"00","boot":"{BOOT}","inst":"i-17","ev":"shutdown"}}'
+FORGERIES = (
+    f"<29>Nov 21 10:00:00 contextagent-trace: {FORGED}",
+    f"<29>Nov 21 10:00:00 contextagent-trace[1]: {FORGED}",
+    f"<29>Nov 21 10:00:00 contextagent-trace/x: {FORGED}",
+    f"<29>Nov 21 10:00:00 : contextagent-trace: {FORGED}",
+    f"<29>Nov 21 10:00:00  contextagent-trace: {FORGED}",
+    f"<13>contextagent-trace: {FORGED}",
+    f"<191>Nov 21 10:00:00 contextagent-trace: {FORGED}",
+)
+
+
+def check_no_forgery(site: Site, lines: list[bytes]) -> None:
+    """Check that no line that anybody may log becomes a record at a collector that goes by the tag."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        for number, each in enumerate(FORGERIES):
+            log.sendto(f"{each} {number}".encode(), str(site.machine.root / "dev/log"))
+    site.until_collected(*(f"}} {number}".encode() for number in range(len(FORGERIES))))
+    assert all(b" contextagent-forged" in line for line in site.collected() if FORGED.encode() in line)
+    assert len(site.tagged()) == len(lines)
+
+
 def check_arrival(site: Site, lines: list[bytes]) -> None:
     """Check that logs and trace arrive, whole."""
     site.until_logging()
     site.log("sshd", "Accepted publickey for root", priority="authpriv.info")
     site.log("contextagent-script", "the marker of a script", priority="daemon.notice")
     site.until_collected(b"Accepted publickey", b"the marker of a script", lines[-1].strip())
+    check_no_forgery(site, lines)
     assert site.records() == lines
-    assert [boot.verdict for boot in verified(site.collected()).boots] == ["intact"]
+    assert [boot.verdict for boot in verified(site.tagged()).boots] == ["intact"]
 
 
 @pytest.mark.parametrize("way", WAYS)
