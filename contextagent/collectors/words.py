@@ -27,6 +27,7 @@ FACILITIES = (
 )
 SEVERITIES = tuple("emerg alert crit err warning notice info debug".split())
 _SAME = {"security": "auth", "panic": "emerg", "error": "err", "warn": "warning"}
+USUAL = "*.info"
 ALWAYS = "authpriv.*"
 """What is always carried: who logged in, and who became whom."""
 
@@ -125,7 +126,10 @@ def endpoints(ways: Iterable[Link]) -> tuple[Endpoint, ...]:
 
 
 def selectors(facilities: Iterable[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
-    """Return the selectors that can be written down, `authpriv.*` last of all, and why some can't."""
+    """Return the selectors that can be written down, `authpriv.*` last of all, and why some can't.
+
+    Where none of those asked for can be, it is `*.info`: a slip of the pen must not end all logging.
+    """
     good: list[str] = []
     problems: list[Problem] = []
     for selector in (part.strip() for each in facilities for part in each.split(";")):
@@ -136,6 +140,8 @@ def selectors(facilities: Iterable[str]) -> tuple[tuple[str, ...], tuple[Problem
                 f"cannot select '{_shown(selector)}': a selector is facility.severity as in syslog.conf, ignoring it"
             )
             problems.append(Problem(reason="bad-selector", message=message))
+    if problems and not good:
+        good.append(USUAL)
     return (*dict.fromkeys(each for each in good if each != ALWAYS), ALWAYS), tuple(problems)
 
 

@@ -184,6 +184,14 @@ def test_selectors_are_those_of_syslog_conf_or_refused(facilities: list[str]) ->
     assert all(problem.message.isprintable() for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("facilities", "chosen"),
+    [((), ()), (("*",), ("*.info",)), (("bad", "mail.err"), ("mail.err",)), (("authpriv.*",), ())],
+)
+def test_a_slip_of_the_pen_does_not_end_all_logging(facilities: tuple[str, ...], chosen: tuple[str, ...]) -> None:
+    assert selectors(facilities)[0] == (*chosen, "authpriv.*")
+
+
 @given(st.text(max_size=40))
 @example("https://a.example/\nURL=http://evil")
 def test_a_url_for_the_journal_is_refused_or_one_word(url: str) -> None:
