@@ -14,7 +14,7 @@ from contextagent.runner.memory import Memory, close_interrupted, recall
 from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import LOCK, sweep
 from contextagent.runner.status import tell_running
-from contextagent.runner.surroundings import old_log_servers, surroundings
+from contextagent.runner.surroundings import LEDGER, old_log_servers, surroundings
 from contextagent.sources.legs import Query, legs, open_owners, settled
 
 TYPE_CHECKING = False
@@ -244,10 +244,12 @@ def _situation(  # everything that a plan depends on
 def _with_logs(host: Host, known: State, situation: Situation) -> tuple[State, Situation]:
     """Return both with what the machine's log daemons are told; a boot that asks nothing of them pays nothing."""
     old = old_log_servers(host, situation.settings, known.supplies.get("site"))
-    if not old and not is_logging_asked(situation.settings):
+    if not old and not is_logging_asked(situation.settings) and not host.files.exists(LEDGER):
         return known, situation
     from contextagent.runner.logdaemons import find_targets  # noqa: PLC0415  # most boots ask for no logging
 
     found = find_targets(host, situation.settings, old, boot_id=known.boot_id, instance_id=known.instance_id)
     known = known.saying(warnings=found.warnings, errors=found.errors)
-    return known, situation.replace(log_targets=found.targets, logs_wanted=found.wanted)
+    return known, situation.replace(
+        log_targets=found.targets, logs_wanted=found.wanted, logs_barred=found.barred, log_leftovers=found.leftovers
+    )

@@ -33,6 +33,8 @@ class Situation(Value):
             `interrupted`); they are not begun again, unless they were interrupted and their settings say `rerun: safe`.
         log_targets: What each log daemon of the machine is told; None where the site asks for no logging.
         logs_wanted: Where the site wants logs sent.
+        logs_barred: Why they can't be sent there at all; empty as a rule.
+        log_leftovers: What daemons were told by an earlier boot, and are not any more.
     """
 
     settings: Settings
@@ -45,6 +47,8 @@ class Situation(Value):
     begun: Mapping[str, str] = {}
     log_targets: tuple[Target, ...] | None = None
     logs_wanted: tuple[str, ...] = ()
+    logs_barred: str = ""
+    log_leftovers: tuple[Target, ...] = ()
 
 
 def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
@@ -74,6 +78,8 @@ def is_logging_asked(settings: Settings) -> bool:
 
 def _logs_before(phase: Phase, site: Supply | None, situation: Situation) -> Iterable[Step]:
     """Return the steps that set logging up before anybody's script, with those of the site's files that they need."""
+    for told in situation.log_leftovers if phase != "stop" else ():
+        yield _log_step(f"site/{phase}/logging:{told.daemon}:withdraw", phase, situation, "withdraw", (told,))
     if not situation.log_targets or phase == "stop":
         return
     ends = [end for told in situation.log_targets for end in told.connect]
@@ -89,7 +95,7 @@ def _logs_after(phase: Phase, situation: Situation) -> Iterable[Step]:
     if situation.log_targets is not None:
         argument = "flush" if phase == "stop" else "delivered"
         step = _log_step(f"site/{phase}/logging:{argument}", phase, situation, argument, situation.log_targets)
-        yield step.replace(lines=situation.logs_wanted)
+        yield step.replace(lines=situation.logs_wanted, content=situation.logs_barred)
 
 
 def _logs(phase: Phase, situation: Situation, argument: str, *, is_late: bool = False) -> Iterable[Step]:

@@ -133,6 +133,7 @@ class Host:
         environment: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         max_output_bytes: int = 1 << 20,
+        leaves_nothing: bool = False,
     ) -> Finished:
         """Run a system tool without a shell and wait for it.
 
@@ -142,6 +143,7 @@ class Host:
             environment: What it gets beside `PATH` and `LC_ALL=C`.
             stdin: At most 64 KiB, all that a pipe holds.
             max_output_bytes: How much of stdout and stderr together is kept; the rest is read and dropped.
+            leaves_nothing: Processes that it leaves in its group are killed.
 
         Returns:
             How it ended; exit code 127 when there is no such program.
@@ -149,7 +151,12 @@ class Host:
         from contextagent.host import process  # noqa: PLC0415  # most boots call no system tool
 
         return process.run(
-            argv, timeout_s=timeout_s, environment=environment, stdin=stdin, max_output_bytes=max_output_bytes
+            argv,
+            timeout_s=timeout_s,
+            environment=environment,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
+            leaves_nothing=leaves_nothing,
         )
 
     def confined(

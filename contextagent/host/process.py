@@ -51,6 +51,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     max_output_bytes: int = 1 << 20,
+    leaves_nothing: bool = False,
 ) -> Finished:
     """Run a tool in a session of its own and wait for it; the arguments are those of `Host.run`."""
     program = _find(argv[0])
@@ -80,7 +81,10 @@ def run(
         finally:
             for fd in (in_read, in_write, out_write):
                 os.close(fd)
-        return _wait(pid, out_read, time.monotonic() + timeout_s, max_output_bytes)
+        finished = _wait(pid, out_read, time.monotonic() + timeout_s, max_output_bytes)
+        if leaves_nothing:
+            _kill_group(pid)
+        return finished
     finally:
         os.close(out_read)
 
@@ -122,6 +126,14 @@ def _wait(pid: int, fd: int, end_s: float, max_output_bytes: int) -> Finished:
         output=bytes(output),
         is_timeout=is_timeout,
     )
+
+
+def _kill_group(pid: int) -> None:
+    """End what a tool left in its own group of processes."""
+    try:
+        os.killpg(pid, _SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _drain(fd: int, output: bytearray, max_output_bytes: int) -> bool:

@@ -8,21 +8,28 @@ from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
 from contextagent.collectors.words import named
 from contextagent.model import Problem, Value
-from contextagent.runner.logfiles import trace_paths
+from contextagent.runner.logfiles import placed, trace_paths
 from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contextagent.collectors import Daemon, Init, Target
+    from contextagent.collectors import Daemon, Init, Logging, Target
     from contextagent.host import Host
     from contextagent.policy.settings import Settings
 
 _PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/lib/systemd", "/lib/systemd")
 _LIBRARIES = ("/usr/lib64", "/lib64", "/usr/lib", "/lib")
 _MODULES = ("rsyslog", "syslog-ng")
-_VERSION_S = 5
+_VERSION_S = 2
+_MISTAKES = {
+    "bad-collector": "logging.collectors",
+    "bad-selector": "logging.facilities",
+    "no-upload": "logging.journal_upload",
+    "no-audit": "logging.audit",
+}
+"""What makes the result `degraded`: a part of what was asked for that nobody does; and the key that asked."""
 _MAX_CONFIGURATION_BYTES = 1 << 20
 
 
@@ -30,14 +37,18 @@ class Found(Value):
     """What the log daemons of a machine are told.
 
     Attributes:
-        targets: For each daemon that is told something.
+        targets: For each daemon that is told something; None where nothing is asked.
         wanted: Where the site wants logs sent: hosts, and the journal's URL.
+        barred: Why nothing can be sent there at all, where that is not a daemon's fault.
+        leftovers: What daemons were told by an earlier boot, and are not any more.
         warnings: What could not be expressed, and what is done instead.
         errors: What can't be done at all.
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[Target, ...] | None
     wanted: tuple[str, ...] = ()
+    barred: str = ""
+    leftovers: tuple[Target, ...] = ()
     warnings: tuple[Problem, ...] = ()
     errors: tuple[Problem, ...] = ()
 
@@ -63,20 +74,40 @@ def find_targets(
         boot_id=boot_id,
         instance_id=instance_id,
     )
+    before = placed(host)
     if not (logging.collectors or logging.audit or logging.journal_upload):
-        return Found(targets=(), warnings=problems)
+        return Found(targets=None, leftovers=tuple(before.values()), warnings=problems)
     try:
         found = targets(logging, machine_of(host))
     except OSError as error:  # such as a machine that has no process left to give
         message = f"cannot look for the log daemons: {error.strerror or error}, going on without them"
         return Found(targets=(), warnings=problems, errors=(Problem(reason="logging-failed", message=message),))
-    wanted = dict.fromkeys((*(each.host for each in logging.collectors), named(logging.journal_upload)))
+    made = tuple(each for each in found if each.files)
+    said = [_placed_in(settings, problem) for each in found for problem in each.problems]
+    is_able = {each.reason for each in said} - {"bad-collector"} or any(each.sends for each in made) or not said
     return Found(
-        targets=tuple(each for each in found if each.files),
-        wanted=tuple(filter(None, wanted)),
-        warnings=(*problems, *(said for each in found if each.files for said in each.problems)),
-        errors=tuple(said for each in found if not each.files for said in each.problems),
+        targets=made,
+        wanted=_wanted(logging),
+        barred="" if is_able else "none of the collectors that are named can be used",
+        leftovers=tuple(told for name, told in before.items() if name not in [each.daemon for each in made]),
+        warnings=(*problems, *(each for each in said if each.reason not in _MISTAKES)),
+        errors=tuple(dict.fromkeys(each for each in said if each.reason in _MISTAKES)),
     )
+
+
+def _wanted(logging: Logging) -> tuple[str, ...]:
+    """Return where logs are wanted, for people."""
+    names = [each.host or "?" for each in logging.collectors]
+    return tuple(dict.fromkeys((*names, *([named(logging.journal_upload)] if logging.journal_upload else []))))
+
+
+def _placed_in(settings: Settings, problem: Problem) -> Problem:
+    """Return a mistake in the settings with the place where it was written."""
+    key = _MISTAKES.get(problem.reason)
+    if not key:
+        return problem
+    origin = settings.origin(key)
+    return problem.replace(path=origin.path, line=origin.line)
 
 
 def machine_of(host: Host) -> Machine:
@@ -123,7 +154,7 @@ def _version(host: Host, program: str) -> str:
     if not program.endswith("/rsyslogd") and not program.endswith("/syslog-ng"):
         return ""
     option = "-v" if program.endswith("/rsyslogd") else "-V"
-    first = host.run([program, option], timeout_s=_VERSION_S).text().partition("\n")[0]
+    first = host.run([program, option], timeout_s=_VERSION_S, leaves_nothing=True).text().partition("\n")[0]
     words = first.replace(",", " ").replace("(", " ").replace(")", " ").split()
     return next((word for word in words if word[0].isdigit() and "." in word), "")
 

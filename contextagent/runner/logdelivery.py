@@ -42,11 +42,12 @@ class Delivery:
         self._is_any_able = any(each.sends for each in told)
         self.problems: list[Problem] = []
 
-    def find_out(self, *, wanted: Sequence[str], is_network: bool) -> None:
+    def find_out(self, *, wanted: Sequence[str], barred: str = "", is_network: bool) -> None:
         """Find out how far the logs go, and put it into the trace and into what is known.
 
         Args:
             wanted: Where the site wants logs sent; empty where it only wants more of them.
+            barred: Why they can't be sent there whatever the daemons do; said already.
             is_network: Whether there is a network by now.
         """
         sending = [each for each in self._told if each.sends]
@@ -54,10 +55,15 @@ class Delivery:
         if not wanted:
             delivered, reason = "none", "no collector is named"
         elif not sending:
-            delivered, reason = "no", "no log daemon of this machine can send them"
-            if not self._is_any_able:  # else it was said already what became of that one
+            reason = barred or "no log daemon of this machine can send them"
+            delivered = "no"
+            if self._is_any_able:
+                reason = "no log daemon has taken what it is to be told"  # which was said already
+            elif not barred:
                 message = f"cannot send logs to '{' '.join(wanted)}': {reason}, going on without"
                 self.problems.append(Problem(reason="logging-none", message=message))
+        elif self._journal.is_full:
+            delivered, reason = "no", "the trace can't be written here"
         elif self._host.is_caller:
             reason = "below another root no daemon is asked, and no collector tried"
         elif not is_network:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import stat as stat_bits
 
-from contextagent.collectors import with_block
+from contextagent import jsontext
+from contextagent.collectors import Target, TargetFile, with_block, without_block
 from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.runner.journal import LOGS, trace_path
+from contextagent.runner.surroundings import LEDGER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
-    from contextagent.collectors import Target, TargetFile
     from contextagent.host import Host
 
 _CHECK_S = 5
@@ -89,33 +91,40 @@ def changed_ns(host: Host, told: Target) -> int:
 
 
 def install(host: Host, told: Target) -> str:
-    """Put all of a daemon's files in place, or none.
+    """Put all of a daemon's files in place, or leave nothing of ours there, also of an earlier boot's.
 
     Returns:
         Why the daemon's whole configuration is not accepted, though ours is: the image's own fault; else empty.
 
     Raises:
-        RefusedFilesError: The checker does not take them; what stood there before stands there again.
-        ContextAgentError: They can't be written, or the checker can't be run; likewise.
+        RefusedFilesError: The checker does not take them.
+        ContextAgentError: They can't be written, or the checker can't be run.
     """
     try:
-        return _installed(host, told, {file.path: _now(host, file.path) for file in told.files})
+        for file in told.files:
+            _now(host, file.path)
+        return _installed(host, told)
     except OSError as error:
-        message = f"cannot set up '{told.daemon}': {error.filename or 'its files'}: {error.strerror or error}"
-        raise CannotWriteError(message, reason="logging-failed") from error
+        raise failed(told, error) from error
 
 
-def _installed(host: Host, told: Target, before: Mapping[str, bytes | None]) -> str:
+def failed(told: Target, error: OSError) -> CannotWriteError:
+    """Return what the kernel says of a daemon's files, as an error of ours."""
+    message = f"cannot set up '{told.daemon}': '{error.filename or told.files[0].path}': {error.strerror or error}"
+    return CannotWriteError(message, reason="logging-failed")
+
+
+def _installed(host: Host, told: Target) -> str:
     try:
         for file in told.files:
             _write(host, file, _wanted(host, file), told)
         said = "" if host.is_caller else _refusal(host, told.check)
     except (OSError, ContextAgentError):
-        take_back(host, told, before)
+        take_back(host, told)
         raise
     if not said:
         return ""
-    take_back(host, told, before)
+    take_back(host, told)
     if not told.check_alone or not _refusal(host, told.check):
         message = f"cannot set up '{told.daemon}': its checker says: {said}"
         raise RefusedFilesError(message)
@@ -124,31 +133,69 @@ def _installed(host: Host, told: Target, before: Mapping[str, bytes | None]) -> 
     return said
 
 
-def take_back(host: Host, told: Target, before: Mapping[str, bytes | None]) -> None:
-    """Let the files be as they were before; what can't be done is left, since the first error is the one to tell."""
+def take_back(host: Host, told: Target) -> bool:
+    """Leave nothing of ours in a daemon's files; what can't be done is left, since the first error is the one to tell.
+
+    Returns:
+        Whether there was anything of ours.
+    """
+    was_there = False
     for file in told.files:
         try:
-            text = before[file.path]
+            text = _now(host, file.path)
             if text is None:
-                host.files.remove(file.path)
+                continue
+            if file.is_block:
+                kept = without_block(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+                if kept == text:
+                    continue
+                _put(host, file, kept)
             else:
-                _put(host, file, text)
+                os.unlink(host.files.real(file.path))
+            was_there = True
         except (OSError, CannotWriteError):
             continue
+    return was_there
 
 
-def without_ours(host: Host, told: Target) -> dict[str, bytes | None]:
-    """Return what `take_back` needs to leave nothing of ours, whatever stood there before."""
-    from contextagent.collectors import without_block  # noqa: PLC0415  # only for a daemon that does not come up
+def placed(host: Host) -> dict[str, Target]:
+    """Return what daemons were told by earlier boots and phases, by name; only what is needed to take it back."""
+    try:
+        entries = jsontext.loads(host.files.read(LEDGER, max_bytes=_MAX_BYTES))
+        return {name: _entry(name, entry) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
-    return {
-        file.path: without_block((_now(host, file.path) or b"").decode("utf-8", "surrogateescape")).encode(
-            "utf-8", "surrogateescape"
-        )
-        if file.is_block
-        else None
-        for file in told.files
-    }
+
+def _entry(name: str, entry: Mapping[str, Any]) -> Target:
+    files = tuple(TargetFile(path=path, text="", is_block=is_block) for path, is_block in entry["files"])
+    return Target(daemon=name, files=files, take_up=tuple(entry["take_up"]), process=entry["process"])
+
+
+def remember(host: Host, told: Target, *, is_placed: bool) -> None:
+    """Remember that a daemon's files are in place, or that they are not any more.
+
+    Raises:
+        CannotWriteError: The disk refuses.
+    """
+    known = placed(host)
+    before = dict(known)
+    known.pop(told.daemon, None)
+    if is_placed:
+        known[told.daemon] = _entry(told.daemon, _plain(told))
+    if known == before:
+        return
+    if known:
+        text = jsontext.dumps({name: _plain(each) for name, each in known.items()}).encode()
+        host.files.make_folder(os.path.dirname(LEDGER))
+        host.files.write(LEDGER, text, durable=True)
+    else:
+        host.files.remove(LEDGER)
+
+
+def _plain(told: Target) -> dict[str, Any]:
+    files = [[file.path, file.is_block] for file in told.files]
+    return {"files": files, "take_up": list(told.take_up), "process": told.process}
 
 
 def trace_paths(host: Host) -> list[str]:
@@ -197,7 +244,7 @@ def _write(host: Host, file: TargetFile, text: bytes, told: Target) -> None:
             raise RefusedFilesError(message)
         host.files.rename(aside, file.path)
     except (OSError, ContextAgentError):
-        host.files.remove(aside)
+        _unlink(host, aside)
         raise
 
 
@@ -210,12 +257,19 @@ def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
     folder, _, name = file.path.rpartition("/")
     _make_parent(host, folder)
     aside = f"{folder}/.{name}.contextagent-new"  # always this name: what a killed agent leaves is replaced
-    host.files.remove(aside)
+    _unlink(host, aside)
     others = _others(host, file)
     host.files.create(aside, (text,), mode=others.st_mode & 0o7777 if others else file.mode)
     if others:
         os.chown(host.files.real(aside), others.st_uid, others.st_gid)
     return aside
+
+
+def _unlink(host: Host, path: str) -> None:
+    try:
+        os.unlink(host.files.real(path))
+    except FileNotFoundError:
+        return
 
 
 def _make_parent(host: Host, folder: str) -> None:
@@ -248,7 +302,7 @@ def _refusal(host: Host, argv: Sequence[str]) -> str:
     """
     if not argv:
         return ""
-    done = host.run(argv, timeout_s=_CHECK_S)
+    done = host.run(argv, timeout_s=_CHECK_S, leaves_nothing=True)
     if done.is_ok:
         return ""
     if done.exit_code == _NOT_RUN:
@@ -257,7 +311,8 @@ def _refusal(host: Host, argv: Sequence[str]) -> str:
     if done.is_timeout:
         return f"nothing within {_CHECK_S} s"
     said = " ".join(done.text().split())
-    return said[-_MAX_SAID:] or f"nothing, and ends with {done.exit_code}"
+    end = f"exit code {done.exit_code}" if done.signal is None else f"signal {done.signal}"
+    return said[-_MAX_SAID:] or f"nothing, and ends by {end}"
 
 
 def _wanted(host: Host, file: TargetFile) -> bytes:

@@ -56,14 +56,14 @@ class LogSetup:
         self._journal = journal
         self._delivery: Delivery | None = None
         mine = {name: {**each, "asked_ns": 0} for name, each in known.get("daemons", {}).items()}
-        self.known: dict[str, Any] = {"targets": [], "delivered": "no", **known, "daemons": mine}
+        self.known: dict[str, Any] = {"targets": [], "delivered": "none", **known, "daemons": mine}
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
     def take(self, step: Step) -> None:
         """Take one step of kind `reload`; whatever comes of it, the next one is taken."""
         if step.argument not in ("delivered", "flush"):
-            tell = self._tell if step.argument == "first" else self._tell_again
+            tell = {"first": self._tell, "withdraw": self._withdraw}.get(step.argument, self._tell_again)
             if step.argument == "again-after-root" and not self._host.is_caller:
                 time.sleep(PASSING_S)
             for told in step.told:
@@ -71,6 +71,7 @@ class LogSetup:
                     tell(told, step)
                 except (OSError, ContextAgentError) as error:
                     self._fail(told, error)
+                    self._try_to_forget(told, step)
             return
         try:
             self._end(step)
@@ -89,7 +90,7 @@ class LogSetup:
                     self._send_again(step.told)
                 delivery.flush()
             else:
-                delivery.find_out(wanted=step.lines, is_network=step.phase != "pre-network")
+                delivery.find_out(wanted=step.lines, barred=step.content, is_network=step.phase != "pre-network")
         finally:
             self.problems += delivery.problems
 
@@ -103,8 +104,9 @@ class LogSetup:
     def _tell(self, told: Target, step: Step) -> None:
         """Tell a daemon before anybody's scripts run."""
         mine = self._mine(told)
-        if mine.get("refused") == step.sha512:
-            return  # it was said already
+        if mine.get("refused") == step.sha512:  # it was said already
+            self._try_to_forget(told, step)
+            return
         mine["wanted"] = step.sha512
         mine["ran"] = bool(self._running(told))
         if not mine["ran"] and not self._host.is_caller:
@@ -115,11 +117,40 @@ class LogSetup:
             self._install(told)
             reason = f"{told.daemon}: written"
         mine["sha512"], mine["marks"] = step.sha512, logfiles.marks_of(self._host, told)
+        logfiles.remember(self._host, told, is_placed=True)
         if step.phase != "pre-network" and self._is_due(told):
             self._command(told, told.take_up)
             mine["ran"] = True
             reason += ", taken up"
         self._record(told, reason)
+
+    def _withdraw(self, told: Target, step: Step) -> None:
+        """Take back what an earlier boot told a daemon, since nobody asks for it any more."""
+        mine = self._mine(told)
+        if logfiles.take_back(self._host, told):
+            mine["written_ns"] = self._host.mono_ns()
+            self._journal.record("logging", targets=[], delivered="none", reason=f"{told.daemon}: withdrawn")
+        self._forget(told, step)
+
+    def _try_to_forget(self, told: Target, step: Step) -> None:
+        """Do as `_forget`, as far as the disk lets it."""
+        try:
+            self._forget(told, step)
+        except ContextAgentError:
+            return  # the next boot finds the same, and tries again
+
+    def _forget(self, told: Target, step: Step) -> None:
+        """Let a daemon that runs with what is not in place any more begin anew; before the network it is left alone.
+
+        Raises:
+            CannotWriteError: It can't be written down that this was done.
+        """
+        if step.phase == "pre-network" or told.daemon not in logfiles.placed(self._host):
+            return
+        found = self._running(told)
+        if found and all(each.start_ns < self._mine(told).get("written_ns", 0) for each in found):
+            self._command(told, told.take_up)
+        logfiles.remember(self._host, told, is_placed=False)
 
     def _tell_again(self, told: Target, step: Step) -> None:
         """Compare after the user's scripts, and put back what they took away, before the site's run."""
@@ -193,7 +224,7 @@ class LogSetup:
                 message = f"'{told.process}' was not restarted within {COME_UP_S:g} s, what it is told waits for that"
                 self.warnings.append(Problem(reason="logging-command", message=message))
                 continue
-            logfiles.take_back(self._host, told, logfiles.without_ours(self._host, told))
+            logfiles.take_back(self._host, told)
             self._command(told, told.bring_back or told.take_up)
             message = f"cannot set up '{told.daemon}': it does not come up with what it is told"
             self._fail(told, logfiles.RefusedFilesError(message))
@@ -201,12 +232,14 @@ class LogSetup:
     def _fail(self, told: Target, error: OSError | ContextAgentError) -> None:
         """Say that a daemon is not told."""
         mine = self._mine(told)
-        reason = error.reason if isinstance(error, ContextAgentError) else "logging-failed"
-        if reason == logfiles.RefusedFilesError.reason:
+        if isinstance(error, OSError):
+            error = logfiles.failed(told, error)
+        if error.reason == logfiles.RefusedFilesError.reason:
             mine["refused"] = mine["wanted"]
         mine.pop("sha512", None)
+        mine["written_ns"] = self._host.mono_ns()
         self._record(told, str(error))
-        self.problems.append(Problem(reason=reason, message=f"{error}, going on without its logs"))
+        self.problems.append(Problem(reason=error.reason, message=f"{error}, going on without its logs"))
 
     def _is_due(self, told: Target) -> bool:
         """Return whether the daemon has yet to take its files up: it runs since before they were last written.

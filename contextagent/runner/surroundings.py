@@ -21,6 +21,8 @@ USERS_HOME = "/var/lib/contextuser"
 MACHINE_FEATURES = "/etc/machinefeatures"
 JOB_FEATURES = "/etc/jobfeatures"
 JOB_OUTPUTS = "/etc/joboutputs"
+LEDGER = "/var/lib/contextagent/logging.json"
+"""Which files were put in place for which log daemon; a boot that asks for no logging takes them back by it."""
 _MAX_FEATURE_BYTES = 4096
 _OUTPUT_OF: Mapping[str, tuple[Owner, ...]] = {"site": ("site",), "all": OWNERS, "none": ()}
 """`logging.script_output` to the owners whose scripts' output goes to syslog."""

@@ -185,3 +185,38 @@ def test_an_agent_that_is_run_again_in_the_same_boot_goes_on_from_what_it_knows(
         assert run(machine, disk, *words) == 0
     assert [record["delivered"] for record in logged(machine)] == ["configured"] * len(logged(machine))
     assert machine.run("trace", "verify").code == 0
+
+
+def test_where_logging_is_not_asked_for_any_more_nothing_of_it_is_left(machine: Machine, disk: Path) -> None:
+    put(disk, "epilog.sh", "#!/bin/sh\nexit 0\n")
+    put(disk, "site.yaml", TCP)
+    run(machine, disk)
+    machine.reboot()
+    (disk / "site.yaml").unlink()
+    steps = [step["id"] for step in machine.facts("--disk", str(disk), "plan", "pre-network")["steps"]]
+    assert steps == ["site/pre-network/logging:rsyslog:withdraw"]
+    assert run(machine, disk) == 0
+    assert not (machine.root / DROP_IN).exists()
+    assert machine.status()["logging"] == {"targets": [], "delivered": "none"}
+    assert logged(machine)[-1]["reason"] == "rsyslog: withdrawn"
+    assert not machine.facts("--disk", str(disk), "plan", "pre-network")["steps"]
+
+
+def test_where_new_settings_are_refused_the_old_ones_are_not_in_force(machine: Machine, disk: Path) -> None:
+    put(disk, "epilog.sh", "#!/bin/sh\nexit 0\n")
+    put(disk, "site.yaml", TCP)
+    run(machine, disk)
+    machine.reboot()
+    put(disk, "site.yaml", TCP.replace("collector.example", "refused.example"))
+    assert run(machine, disk) == 2
+    assert not (machine.root / DROP_IN).exists()
+    assert machine.status()["logging"] == {"targets": [], "delivered": "no"}
+
+
+def test_collectors_that_nobody_can_use_are_an_error_at_their_line(machine: Machine, disk: Path) -> None:
+    put(disk, "epilog.sh", "#!/bin/sh\nexit 0\n")
+    put(disk, "site.yaml", "logging:\n  collectors: [{host: 'a b'}]\n")
+    assert run(machine, disk) == 2
+    assert reasons(machine, "errors") == ["bad-collector"]
+    assert "site.yaml:2: " in machine.status()["errors"][0]["message"]
+    assert machine.status()["logging"]["delivered"] == "no"

@@ -82,7 +82,7 @@ def test_what_is_told_names_this_machines_traces_and_where_logs_are_wanted(host:
     put(host, "/usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
     put(host, "/etc/rsyslog.conf", "$IncludeConfig /etc/rsyslog.d/*.conf\n")
     told = found(host, TCP)
-    (target,) = (each for each in told.targets if each.daemon == "rsyslog")
+    (target,) = (each for each in told.targets or () if each.daemon == "rsyslog")
     assert host.files.real("/var/log/contextagent/trace-*.jsonl") in target.files[0].text
     assert told.wanted == ("collector",)
     assert (told.warnings, told.errors) == ((), ())
@@ -91,14 +91,41 @@ def test_what_is_told_names_this_machines_traces_and_where_logs_are_wanted(host:
 def test_what_no_daemon_can_be_told_is_an_error_and_what_can_is_a_warning(host: Host) -> None:
     put(host, "/usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
     told = found(host, settings(collectors=({"host": "a;b"}, {"host": "c", "protocol": "relp"})))
-    assert not told.errors
-    assert told.warnings
-    assert found(host, settings(collectors=({"host": "a;b"},))).errors
+    assert ([each.reason for each in told.errors], told.barred) == (["bad-collector"], "")
+    assert told.warnings  # no RELP here, so plain TCP
+    bad = found(host, settings(collectors=({"host": "a;b"}, {"host": ""})))
+    assert bad.barred == "none of the collectors that are named can be used"
+    assert bad.wanted == ("a;b", "?")
+
+
+def test_a_mistake_in_the_settings_is_told_with_its_place(host: Host) -> None:
+    put(host, "/usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
+    said = {
+        "logging.collectors": Setting(value=({"host": "c", "protocol": "tcp"},), path="p.yaml", line=2),
+        "logging.facilities": Setting(value=("bad",), path="p.yaml", line=3),
+    }
+    (problem,) = found(host, merge(Layer(voice="image", values=said))).errors
+    assert problem.text().startswith("p.yaml:3: cannot select 'bad'")
+
+
+def test_what_earlier_boots_told_and_this_one_does_not_is_left_over(host: Host) -> None:
+    put(
+        host,
+        "/var/lib/contextagent/logging.json",
+        '{"other": {"files": [["/x", false]], "take_up": [], "process": "x"}}',
+    )
+    assert [each.daemon for each in found(host, settings()).leftovers] == ["other"]
+    assert [each.daemon for each in found(host, TCP).leftovers] == ["other"]
+
+
+def test_the_journals_place_is_told_without_a_password(host: Host) -> None:
+    told = found(host, settings(journal_upload="https://me:secret@host:1/x?y"))
+    assert told.wanted == ("https://host:1",)
 
 
 def test_an_older_form_that_names_nothing_asks_for_nothing(host: Host) -> None:
     told = found(host, settings(), ("SYSLOG_SERVER", "two words"))
-    assert (told.targets, told.wanted) == ((), ())
+    assert (told.targets, told.wanted) == (None, ())
     assert [each.reason for each in told.warnings] == ["bad-collector"]
 
 

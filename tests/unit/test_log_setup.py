@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contextagent.collectors import BEGIN, END, Endpoint, Target, TargetFile
+from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.daemons import running
 from contextagent.model import Plan, Step
@@ -237,8 +238,8 @@ def test_what_the_checker_refuses_never_stands_there(stand: Stand, *, alone: boo
     stand.put(DROP_IN, "earlier\n")
     told = stand.told("bad\n") if alone else stand.told("bad\n", check_alone=())
     setup = stand.take(told, "first", "again", "delivered")
-    assert stand.text() == "earlier\n"
-    assert os.listdir(stand.host.files.real("/etc/clogd.d")) == ["10-contextagent.conf"]
+    assert stand.text() is None  # an earlier boot's is another site's, perhaps
+    assert os.listdir(stand.host.files.real("/etc/clogd.d")) == []
     assert stand.asked() == []
     assert reasons(setup) == (["logging-refused"], [])
     assert stand.known["delivered"] == "no"
@@ -602,11 +603,14 @@ def test_a_trace_that_is_not_there_has_no_position_to_forget(stand: Stand) -> No
     logfiles.forget_positions(stand.host, stand.told(positions=("/var/spool/{inode}",)))
 
 
-def test_a_folder_that_could_be_made_in_part_only_is_not_left(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["chmod", "mkdir"])
+def test_a_folder_that_could_be_made_in_part_only_is_not_left(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def refuse(_path: str, _mode: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, call, refuse)
     setup = stand.take(stand.told(), "first")
     assert reasons(setup) == (["cannot-write"], [])
     assert not os.path.exists(stand.host.files.real("/etc/clogd.d"))
@@ -639,8 +643,103 @@ def test_taking_back_goes_as_far_as_it_can(stand: Stand) -> None:
     stand.put("/etc/other", "a file")
     files = (TargetFile(path="/etc/other/x.conf", text=""), TargetFile(path=DROP_IN, text=""))
     stand.put(DROP_IN, "ours")
-    logfiles.take_back(stand.host, stand.told(files=files), {"/etc/other/x.conf": b"x", DROP_IN: None})
+    assert logfiles.take_back(stand.host, stand.told(files=files))
     assert stand.text() is None
+    assert not logfiles.take_back(stand.host, stand.told(files=files))
+    main = stand.told(files=(TargetFile(path=MAIN, text="", is_block=True),))
+    assert not logfiles.take_back(stand.host, main)
+    stand.put(f"{DROP_IN}/inside", "")
+    assert not logfiles.take_back(stand.host, stand.told())
+    assert stand.text(f"{DROP_IN}/inside") == ""
+
+
+@pytest.mark.parametrize("is_block", [True, False])
+def test_what_nobody_asks_for_any_more_is_taken_back_and_the_daemon_forgets_it(stand: Stand, *, is_block: bool) -> None:
+    path = MAIN if is_block else DROP_IN
+    told = stand.told(files=(TargetFile(path=path, text="ours\n", is_block=is_block),), check=())
+    stand.take(told, "first", "delivered")
+    (left,) = logfiles.placed(stand.host).values()
+    assert (left.files[0].path, left.take_up, left.process) == (path, told.take_up, told.process)
+    stand.known = {}
+    stand.take(left, "withdraw", phase="pre-network")
+    assert stand.text(path) == ("main\n" if is_block else None)
+    assert stand.records()[-1]["reason"] == "clog: withdrawn"
+    assert stand.asked() == ["take_up"]
+    assert logfiles.placed(stand.host)
+    stand.take(left, "withdraw")
+    assert stand.asked() == ["take_up", "take_up"]
+    assert not logfiles.placed(stand.host)
+    stand.take(left, "withdraw")
+    assert stand.asked() == ["take_up", "take_up"]
+
+
+def test_what_is_taken_back_from_a_daemon_that_does_not_run_starts_nothing(stand: Stand) -> None:
+    stand.kill()
+    stand.take(stand.told(), "first", "delivered")
+    (left,) = logfiles.placed(stand.host).values()
+    stand.take(left, "withdraw")
+    assert (stand.text(), stand.asked(), logfiles.placed(stand.host)) == (None, [], {})
+
+
+def test_what_is_refused_is_not_what_the_daemon_goes_on_with(stand: Stand) -> None:
+    stand.take(stand.told(), "first", "delivered")
+    stand.known = {}
+    bad = stand.told("bad\n")
+    stand.take(bad, "first", phase="pre-network")
+    assert (stand.text(), stand.asked()) == (None, ["take_up"])
+    stand.take(bad, "first", "delivered")
+    assert stand.asked() == ["take_up", "take_up"]
+    assert not logfiles.placed(stand.host)
+
+
+def test_a_note_of_what_was_placed_that_cannot_be_changed_is_left_for_the_next_boot(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.take(stand.told(), "first", "delivered")
+
+    def refuse(_: str) -> None:
+        raise CannotWriteError("cannot remove")
+
+    monkeypatch.setattr(stand.host.files, "remove", refuse)
+    setup = stand.take(stand.told("bad\n"), "first")
+    assert reasons(setup) == (["logging-refused"], [])
+    assert logfiles.placed(stand.host)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"files": [1]}}', '{"a": {}}'])
+def test_a_damaged_note_of_what_was_placed_is_none(stand: Stand, text: str) -> None:
+    stand.put("/var/lib/contextagent/logging.json", text)
+    assert logfiles.placed(stand.host) == {}
+
+
+def test_a_checker_leaves_no_process_behind(stand: Stand) -> None:
+    left = ("sh", "-c", f"{stand.folder / stand.name} 1000 & exit 0")
+    stand.kill()
+    setup = stand.take(stand.told(check=left, check_alone=left), "first")
+    assert reasons(setup) == ([], [])
+    while running(stand.name):
+        os.sched_yield()
+
+
+@pytest.mark.parametrize(("script", "said"), [("kill -9 $$", "ends by signal 9"), ("exit 3", "ends by exit code 3")])
+def test_a_checker_that_says_nothing_is_told_by_how_it_ended(stand: Stand, script: str, said: str) -> None:
+    setup = stand.take(stand.told(check_alone=("sh", "-c", script)), "first")
+    assert said in setup.problems[0].message
+
+
+def test_where_the_trace_cannot_be_written_nothing_is_delivered(stand: Stand) -> None:
+    stand.journal.is_full = True
+    stand.take(stand.told(), "first", "delivered")
+    assert stand.known["delivered"] == "no"
+    assert stand.records()[-1]["reason"] == "the trace can't be written here"
+
+
+def test_collectors_that_cannot_be_used_are_no_daemons_fault(stand: Stand) -> None:
+    setup = LogSetup(stand.host, stand.journal, {})
+    setup.take(stand.step("delivered").replace(content="none of the collectors that are named can be used"))
+    assert reasons(setup) == ([], [])
+    assert setup.known["delivered"] == "no"
+    assert stand.records()[-1]["reason"] == "none of the collectors that are named can be used"
 
 
 def test_how_far_the_last_records_got_is_on_the_console(reader: Stand) -> None:
