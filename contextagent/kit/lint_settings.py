@@ -34,14 +34,14 @@ def check_settings(voice: Voice, path: str, data: bytes) -> tuple[Layer, list[Fi
 
 
 def _check_logging(layer: Layer) -> Iterator[Finding]:
-    """Yield a warning for each collector and selector that no log daemon could be told of."""
+    """Yield an error for each collector and selector that no log daemon could be told of: the boot would be degraded."""
     for name, judge in (("logging.collectors", _unreachable), ("logging.facilities", _unselectable)):
         setting = layer.values.get(name)
         if setting is None:
             continue
         for problem in judge(setting.value):
             yield Finding(
-                level="warning", rule=problem.reason, message=problem.message, path=setting.path, line=setting.line
+                level="error", rule=problem.reason, message=problem.message, path=setting.path, line=setting.line
             )
 
 
