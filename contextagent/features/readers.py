@@ -27,7 +27,7 @@ class Use(Value):
 
     Attributes:
         part: The program: a file or a class of the reader's.
-        parse: `int`: Python's, which drops blanks at both ends; `text`: as it is, less one newline; `shell`: less the
+        parse: `int`: Python's, which allows blanks at both ends and a plus; `text`: as it is, less one newline; `shell`: less the
             newlines at its end; `nothing`: the key has to be there, and that is all.
         broken: What the program does with what it can't parse.
         without: What it does where the key is missing; empty if it rightly goes without it.
@@ -154,7 +154,8 @@ def _words(form: Form) -> str:
 
 
 def _clean(raw: str) -> str:
-    return raw.strip(_BLANKS)
+    """Return a number without what Python's `int` allows around it."""
+    return raw.strip(_BLANKS).removeprefix("+")
 
 
 def _is_right(key: str, text: str) -> bool:
