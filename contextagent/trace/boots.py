@@ -22,6 +22,8 @@ MAX_SPANS = 256
 _ANCHOR = b'"ev":"anchor"'
 _EARLIER = 64
 """How many records before the first one seen are remembered as cheaply: files may come in the wrong order."""
+_IN_BETWEEN = 2
+"""How far behind the record before a changed one its successor stands."""
 _SEQ_BYTES = 8
 _SLOT_BYTES = _SEQ_BYTES + 32
 
@@ -88,6 +90,8 @@ class Boot:
         duplicates: How many records were seen again.
         rewound: Records of which only a second copy was seen so far, and in which file: its forwarder went back to
             where another file's records are.
+        suspect: Number of the last record that does not fit the one before it; `opening` says what the first of those
+            in a row has against the one before.
         anchored: Number of the last record that an anchor names; 0 for none.
         fault: The fault that lies first in the chain.
         is_over: Whether its last record is the shutdown, or the anchor behind that; known once it is settled.
@@ -96,7 +100,7 @@ class Boot:
 
     __slots__ = (
         *("anchored", "duplicates", "fault", "first", "is_over", "known", "loose", "rewound", "source"),
-        *("span", "spans", "suspect"),
+        *("opening", "span", "spans", "suspect"),
     )
 
     def __init__(self, span: Span, source: int) -> None:
@@ -111,6 +115,7 @@ class Boot:
         self.anchored = 0
         self.fault: Fault | None = None
         self.suspect = 0
+        self.opening: Fault | None = None
         self.is_over = False
 
     def blame(self, seq: int, expected: bytes, found: bytes, cause: str) -> None:
@@ -128,11 +133,20 @@ class Boot:
         self.known.put(seq, head)
 
     def _mismatch(self, span: Span, seq: int, prev: bytes) -> None:
-        """Record `seq` and the one before it don't fit: which of them was changed, the next one tells."""
-        if self.suspect == seq - 1 and self.fault and self.fault.seq == seq - 2:
+        """Record `seq` and the one before it don't fit: which of them was changed, the next ones tell.
+
+        Two misfits in a row are one changed record between them, more are several of which the first counts.
+        """
+        found = _misfit(seq, prev, span.head)
+        if self.opening is None or self.suspect != seq - 1:
+            self.opening = found
+        elif self.fault is self.opening and seq - self.opening.seq == _IN_BETWEEN:
             self.fault = None  # the suspect's successor does not know it either, so it is the changed one
+        elif seq - self.opening.seq == _IN_BETWEEN + 1:
+            found = self.opening
         self.suspect = seq
-        self.blame(seq - 1, prev, span.head, f"it is not the record that record {seq} names")
+        if self.fault is None or found.seq < self.fault.seq:
+            self.fault = found
 
     def place(self, seq: int, prev: bytes, head: bytes, line: bytes, source: int) -> None:
         """Take a record that does not simply follow the one before it."""
@@ -232,6 +246,11 @@ class Boot:
         for seq, head in (self.loose or {}).items():
             self.blame(seq - 1, b"", head, "a second record has this number, and no known one follows it")
         return last
+
+
+def _misfit(seq: int, prev: bytes, head: bytes) -> Fault:
+    cause = f"it is not the record that record {seq} names"
+    return Fault(seq=seq - 1, expected=prev.hex(), found=head.hex(), cause=cause)
 
 
 def _said_first(line: bytes) -> Mapping[str, Any]:

@@ -26,14 +26,15 @@ _HEADER = re.compile(
         )
         (?:\ +[^\ {"\[]+(?:\[\d*\]:?)?){0,4}                                    # host, tag[pid]:, and what else
         (?:\ +(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)\ ?)?           # structured data
-        [ ]
+        (?:[ ]|(?<=:))(?:\xef\xbb\xbf)?                                         # RFC 5424 may mark its text as UTF-8
         |MESSAGE=                                                               # journalctl -o export
     )""",
     re.VERBOSE | re.DOTALL,
 )
 """Headers of RFC 3164, RFC 5424, rsyslog's and syslog-ng's file formats and `journalctl`.
 
-Between header and record stands one blank, behind RFC 5424's structured data sometimes a second one, and nothing else:
+Between header and record stands one blank (behind RFC 5424's structured data sometimes a second one, behind a tag's
+colon by some templates none), and nothing else but a mark of UTF-8:
 `message repeated 2 times: [ …]` is no record, and what was put before one changes its line.
 """
 

@@ -35,9 +35,11 @@ HEADERS = [
     b"1795236220 node17 contextagent-trace: ",
     b"Sat 2026-11-21 04:43:40 UTC node17 contextagent-trace: ",
     b"MESSAGE=",
+    b"Nov 21 04:43:40 node17 contextagent-trace:",
+    b"<13>1 2026-11-21T04:43:40.1Z node17 contextagent 12 - - \xef\xbb\xbf",
 ]
 NO_HEADERS = [
-    *(b"X", b" ", b"x Nov 21 04:43:40 ", b"{", b"<13>", RSYSLOG + b"}", RSYSLOG + b" ", RSYSLOG[:-1], RSYSLOG + b"[ "),
+    *(b"X", b" ", b"x Nov 21 04:43:40 ", b"{", b"<13>", RSYSLOG + b"}", RSYSLOG + b" ", RSYSLOG[:-2], RSYSLOG + b"[ "),
     b"Nov 21 04:43:40 node17 contextagent: message repeated 2 times: [ ",
     b"Nov 21 04:43:40 node17 contextagent: message repeated 2 times: [",
 ]
@@ -166,6 +168,21 @@ def test_a_changed_prev_is_blamed_on_the_record_that_has_it() -> None:
     fault = verified(lines).boots[0].fault
     assert fault is not None
     assert fault.seq == 4
+
+
+@pytest.mark.parametrize("last", [4, 5, 6])
+def test_of_several_changed_neighbours_the_first_is_named(last: int) -> None:
+    lines = trace(ends=("shutdown",))
+    lines[1:last] = [reseal(line, mono_ns=99) for line in lines[1:last]]
+    fault = verified(lines).boots[0].fault
+    assert fault is not None
+    assert fault.seq == 2
+
+
+def test_a_file_whose_lines_were_given_other_ends_is_changed_from_its_first_record_on() -> None:
+    fault = verified([line.replace(b"\n", b"\r\n") for line in trace(ends=("shutdown",))]).boots[0].fault
+    assert fault is not None
+    assert fault.seq == 1
 
 
 def test_a_missing_record_is_named_with_the_hash_that_the_next_one_expects() -> None:
