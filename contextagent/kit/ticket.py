@@ -112,8 +112,8 @@ def collect(
         policy_override: As for every command.
 
     Raises:
-        UsageError: The name has another ending, or something is there already.
-        CannotWriteError: It can't be written; nothing of it is left.
+        UsageError: The name has another ending.
+        CannotWriteError: It can't be written, or something is there already; nothing of it is left.
     """
     if not path.endswith(_ENDINGS):
         raise UsageError(f"cannot write '{path}': the name does not end in .tar.gz")
@@ -137,8 +137,8 @@ def collect(
     return Ticket(path=path, size_bytes=size, sha512=sha512, pieces=pieces, missing=tuple(gathering.missing))
 
 
-def _taken(path: str) -> UsageError:
-    return UsageError(f"cannot write '{path}': it is there already", hint="name another file, or remove that one")
+def _taken(path: str) -> CannotWriteError:
+    return CannotWriteError(f"cannot write '{path}': it is there already", hint="name another file, or remove that one")
 
 
 def _put(temporary: str, path: str) -> None:
@@ -266,8 +266,9 @@ class _Gathering:
 
     def _logs(self) -> list[str]:
         """Return the names of traces and receipts, the newest first."""
-        names = [entry.name for entry in self._host.files.folder(LOGS) if entry.kind == "file"]
-        ours = [name for name in names if name.startswith(("trace-", "receipt-")) and not name.endswith(NEW)]
+        entries = [entry for entry in self._host.files.folder(LOGS) if entry.name.startswith(("trace-", "receipt-"))]
+        self.missing += [f"{LOGS}/{each.name}: it is no regular file" for each in entries if each.kind != "file"]
+        ours = [each.name for each in entries if each.kind == "file" and not each.name.endswith(NEW)]
         return sorted(ours, key=lambda name: (-self._host.files.changed_ns(f"{LOGS}/{name}"), name))
 
     def _told(self) -> list[str]:

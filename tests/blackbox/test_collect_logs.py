@@ -121,9 +121,9 @@ def test_a_ticket_is_for_its_caller_alone_and_replaces_nothing(machine: Machine,
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
     done = machine.run("collect-logs", str(path))
-    assert (done.code, done.err.splitlines()[0]) == (64, f"contextagent: cannot write '{path}': it is there already")
+    assert (done.code, done.err.splitlines()[0]) == (73, f"contextagent: cannot write '{path}': it is there already")
     (tmp_path / "link.tar.gz").symlink_to(tmp_path / "elsewhere")
-    assert machine.run("collect-logs", f"{tmp_path}/link.tar.gz").code == 64
+    assert machine.run("collect-logs", f"{tmp_path}/link.tar.gz").code == 73
     assert path.read_bytes() == before
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["x.tgz"]
 
