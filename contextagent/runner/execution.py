@@ -6,7 +6,7 @@ from contextagent import jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
-from contextagent.runner.journal import receipt_path
+from contextagent.runner.journal import LOGS, receipt_path
 from contextagent.runner.phase import OWN_NAMES, PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
@@ -96,6 +96,7 @@ class _Standing:
         receipt = make_receipt(self._journal.events(), {"trust": trust, "scripts": scripts})
         try:
             text = jsontext.dumps(receipt).encode() + b"\n"
+            self._host.files.make_folder(LOGS)  # a link in its place is not followed
             self._host.files.write(receipt_path(self.state.boot_id), text)
         except CannotWriteError as error:
             self._said(error)
