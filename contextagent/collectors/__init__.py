@@ -180,24 +180,37 @@ END = "# contextagent end"
 
 def with_block(current: str, block: str) -> str:
     """Return a file of others with our lines at its end, in place of those of an earlier boot."""
-    kept = without_block(current)
+    kept = without_block(current, block)
     if kept and not kept.endswith("\n"):
         kept += "\n"
     return f"{kept}{BEGIN}\n{block}{END}\n"
 
 
-def without_block(current: str) -> str:
-    """Return a file of others without our lines; a block that lost its end goes as far as the file does."""
+def without_block(current: str, block: str = "") -> str:
+    """Return a file of others without our lines.
+
+    Where somebody took the mark at their end away, nobody knows how far they go: then the mark goes, and of what comes
+    behind it the lines that are in `block`; those of others are not ours to lose.
+    """
+    known = block.splitlines()
     kept: list[str] = []
-    is_ours = False
+    ours: list[str] | None = None
     for line in current.splitlines(keepends=True):
-        if line.rstrip("\n") == BEGIN:
-            is_ours = True
-        elif line.rstrip("\n") == END and is_ours:
-            is_ours = False
-        elif not is_ours:
+        text = line.rstrip("\n")
+        if text == BEGIN:
+            kept += _unknown(ours, known)
+            ours = []
+        elif text == END and ours is not None:
+            ours = None
+        elif ours is None:
             kept.append(line)
-    return "".join(kept)
+        else:
+            ours.append(line)
+    return "".join([*kept, *_unknown(ours, known)])
+
+
+def _unknown(lines: list[str] | None, known: list[str]) -> list[str]:
+    return [line for line in lines or () if line.rstrip("\n") not in known]
 
 
 def load(name: str) -> Daemon:

@@ -82,11 +82,9 @@ def run(
             for fd in (in_read, in_write, out_write):
                 os.close(fd)
         finished = _wait(pid, out_read, time.monotonic() + timeout_s, max_output_bytes)
-        if leaves_nothing:
-            _kill_group(pid)
-        return finished
     finally:
         os.close(out_read)
+    return _left(finished, pid) if leaves_nothing else finished
 
 
 def _find(name: str) -> str | None:
@@ -128,12 +126,13 @@ def _wait(pid: int, fd: int, end_s: float, max_output_bytes: int) -> Finished:
     )
 
 
-def _kill_group(pid: int) -> None:
-    """End what a tool left in its own group of processes."""
+def _left(finished: Finished, pid: int) -> Finished:
+    """Return how a tool ended, now that what it left in its own group of processes is killed."""
     try:
         os.killpg(pid, _SIGKILL)
     except ProcessLookupError:
-        return
+        return finished
+    return finished
 
 
 def _drain(fd: int, output: bytearray, max_output_bytes: int) -> bool:

@@ -34,7 +34,7 @@ def check_settings(voice: Voice, path: str, data: bytes) -> tuple[Layer, list[Fi
 
 
 def _check_logging(layer: Layer) -> Iterator[Finding]:
-    """Yield an error for each collector and selector that no log daemon could be told of: the boot would be degraded."""
+    """Yield an error for each collector and selector that no log daemon could be told of, which degrades a boot."""
     for name, judge in (("logging.collectors", _unreachable), ("logging.facilities", _unselectable)):
         setting = layer.values.get(name)
         if setting is None:

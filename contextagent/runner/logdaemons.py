@@ -23,6 +23,8 @@ _PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/lib/systemd", "/lib
 _LIBRARIES = ("/usr/lib64", "/lib64", "/usr/lib", "/lib")
 _MODULES = ("rsyslog", "syslog-ng")
 _VERSION_S = 2
+_SYSLOGS = ("rsyslog", "syslog_ng", "sysklogd")
+_ALIAS = "/etc/systemd/system/syslog.service"
 _MISTAKES = {
     "bad-collector": "logging.collectors",
     "bad-selector": "logging.facilities",
@@ -82,7 +84,7 @@ def find_targets(
     except OSError as error:  # such as a machine that has no process left to give
         message = f"cannot look for the log daemons: {error.strerror or error}, going on without them"
         return Found(targets=(), warnings=problems, errors=(Problem(reason="logging-failed", message=message),))
-    made = tuple(each for each in found if each.files)
+    made = _without_rivals(host, tuple(each for each in found if each.files))
     said = [_placed_in(settings, problem) for each in found for problem in each.problems]
     is_able = {each.reason for each in said} - {"bad-collector"} or any(each.sends for each in made) or not said
     return Found(
@@ -93,6 +95,21 @@ def find_targets(
         warnings=(*problems, *(each for each in said if each.reason not in _MISTAKES)),
         errors=tuple(dict.fromkeys(each for each in said if each.reason in _MISTAKES)),
     )
+
+
+def _without_rivals(host: Host, made: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Return what is told to one syslog daemon alone: two would send everything twice, the weaker one in the clear.
+
+    That is the one that systemd's `syslog.service` stands for, else the first of `_SYSLOGS`; which of them runs is not
+    asked, since whoever could start one and stop another would have the choice.
+    """
+    rivals = sorted((each for each in made if each.daemon in _SYSLOGS), key=lambda each: _SYSLOGS.index(each.daemon))
+    try:
+        chosen = os.path.basename(os.readlink(host.files.real(_ALIAS))).removesuffix(".service").replace("-", "_")
+    except OSError:
+        chosen = ""
+    best = next((each for each in rivals if each.daemon == chosen), rivals[0] if rivals else None)
+    return tuple(each for each in made if each.daemon not in _SYSLOGS or each is best)
 
 
 def _wanted(logging: Logging) -> tuple[str, ...]:

@@ -259,9 +259,13 @@ def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
     aside = f"{folder}/.{name}.contextagent-new"  # always this name: what a killed agent leaves is replaced
     _unlink(host, aside)
     others = _others(host, file)
-    host.files.create(aside, (text,), mode=others.st_mode & 0o7777 if others else file.mode)
-    if others:
-        os.chown(host.files.real(aside), others.st_uid, others.st_gid)
+    try:
+        host.files.create(aside, (text,), mode=others.st_mode & 0o7777 if others else file.mode)
+        if others:
+            os.chown(host.files.real(aside), others.st_uid, others.st_gid)
+    except (OSError, CannotWriteError):
+        _unlink(host, aside)  # a full disk may have taken a part of it
+        raise
     return aside
 
 

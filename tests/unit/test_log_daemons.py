@@ -168,3 +168,16 @@ def test_a_folder_where_a_feature_should_be_names_no_server(host: Host) -> None:
     put(host, "/etc/machinefeatures/syslog/inside", "x")
     assert old_log_servers(host, settings(), None) == ()
     shutil.rmtree(host.files.real("/etc/machinefeatures"))
+
+
+def test_of_two_syslog_daemons_the_better_one_is_told_or_the_one_that_systemd_starts(host: Host) -> None:
+    put(host, "/usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
+    put(host, "/usr/sbin/syslog-ng", "#!/bin/sh\necho 'syslog-ng 3 (3.38.1)'\n", 0o755)
+    put(host, "/usr/sbin/syslogd", "#!/bin/sh\n", 0o755)
+    put(host, "/etc/syslog.conf", "")
+    assert [each.daemon for each in found(host, TCP).targets or ()] == ["rsyslog"]
+    put(host, "/etc/systemd/system/x", "")
+    os.symlink("/lib/systemd/system/syslog-ng.service", host.files.real("/etc/systemd/system/syslog.service"))
+    assert [each.daemon for each in found(host, TCP).targets or ()] == ["syslog_ng"]
+    os.unlink(host.files.real("/usr/sbin/syslog-ng"))
+    assert "syslog_ng" not in [each.daemon for each in found(host, TCP).targets or ()]

@@ -452,6 +452,24 @@ def test_a_daemon_that_cannot_carry_the_trace_gets_a_line_a_record_once(stand: S
     assert all(line.isascii() and line.isprintable() for line in lines)
 
 
+def test_lines_of_others_behind_a_mark_whose_end_is_gone_are_kept(stand: Stand) -> None:
+    stand.put(MAIN, f"main\n{BEGIN}\nours\ntheirs\n{BEGIN}\nold\n{END}\nlast\n")
+    stand.take(stand.told(files=(TargetFile(path=MAIN, text="ours\n", is_block=True),), check=()), "first")
+    assert stand.text(MAIN) == f"main\ntheirs\nlast\n{BEGIN}\nours\n{END}\n"
+
+
+def test_a_disk_that_is_full_amid_a_file_keeps_nothing_of_it(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stand.put("/etc/clogd.d/other.conf", "")
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", refuse)
+        setup = stand.take(stand.told(), "first")
+    assert setup.problems
+    assert os.listdir(stand.host.files.real("/etc/clogd.d")) == ["other.conf"]
+
+
 def test_a_daemon_that_only_reads_its_files_again_is_not_expected_to_begin_anew(stand: Stand) -> None:
     told = stand.told(take_up=("true", "reload"))
     before = stand.pid
