@@ -27,8 +27,8 @@ class Use(Value):
 
     Attributes:
         part: The program: a file or a class of the reader's.
-        parse: `int`: Python's, which allows blanks at both ends and a plus; `text`: as it is, less one newline; `shell`: less the
-            newlines at its end; `nothing`: the key has to be there, and that is all.
+        parse: `int`: Python's, which allows blanks at both ends and a plus; `text`: as it is, less one newline;
+            `shell`: less the newlines at its end; `nothing`: the key has to be there, and that is all.
         broken: What the program does with what it can't parse.
         without: What it does where the key is missing; empty if it rightly goes without it.
     """
@@ -189,8 +189,8 @@ def _shell_problem(key: str, text: str) -> str:
     """Return what a shell that quotes too little makes of a text; a number goes through it unchanged."""
     if kind_of(key) != "text":
         return ""
-    if any(char in '"\\*?[' for char in text) or text != " ".join(text.split()):
-        return "it has a quote, a backslash, a wildcard or blanks that a shell changes"
+    if any(char in '"\\*?[' for char in text) or "  " in text:
+        return "it has a quote, a backslash, a wildcard or two blanks together, which a shell changes"
     digits = text.lstrip("0123456789")
     is_number = digits != text and (not digits or (digits[1:].isascii() and digits[1:].isdigit()))
     return "it looks like a number or a sum" if is_number else ""

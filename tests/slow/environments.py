@@ -17,15 +17,22 @@ NOVA = "nova==34.0.0"
 MOTO = "moto[server]==5.2.5"
 
 
-def python(package: str, module: str) -> Path:
-    """Return the interpreter of an environment where a module of a package can be imported."""
+def python(package: str, module: str, *needs: str) -> Path:
+    """Return the interpreter of an environment where a module of a package can be imported.
+
+    With `needs` these come first, and of what the package itself asks for nothing else.
+    """
     environment = REPOSITORY / ".cache" / package.partition("=")[0].partition("[")[0]
     interpreter = environment / "bin/python"
     if run((str(interpreter), "-c", f"import {module}") if interpreter.exists() else ("false",)).code:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
-        made = subprocess.run(
-            [str(environment / "bin/pip"), "install", "--quiet", package], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            pytest.skip(f"{package} can't be installed here: {made.stderr.strip().splitlines()[-1]}")
+        for words in ((*needs,), ("--no-deps", package)) if needs else ((package,),):
+            made = subprocess.run(
+                [str(environment / "bin/pip"), "install", "--quiet", *words],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                pytest.skip(f"{package} can't be installed here: {made.stderr.strip().splitlines()[-1]}")
     return interpreter

@@ -55,13 +55,13 @@ def test_a_mistake_in_any_key_that_a_reader_reads_is_found_and_named(reader: str
     assert any(problem.reason == "feature-misread" and f"'{key}'" in problem.message for problem in problems)
 
 
-@pytest.mark.parametrize("text", ["123", "12-34", "1.5", "a  b", "a*", "a\\b", 'a"b', " a"])
+@pytest.mark.parametrize("text", ["123", "12-34", "1.5", "a  b", "a*", "a\\b", 'a"b'])
 def test_a_text_that_a_shell_changes_is_found(text: str) -> None:
     problems = check("glideinwms", "path", {**GOOD, "job/job_id": text}, NOW)
     assert [problem.reason for problem in problems] == ["feature-misread"]
 
 
-@pytest.mark.parametrize("text", ["12-34-56", "a-1", "1a", "12 34 56"])
+@pytest.mark.parametrize("text", ["12-34-56", "a-1", "1a", "12 34 56", " a "])
 def test_a_text_that_a_shell_leaves_alone_is_right(text: str) -> None:
     assert check("glideinwms", "path", {**GOOD, "job/job_id": text}, NOW) == ()
 
