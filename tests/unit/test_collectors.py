@@ -258,5 +258,7 @@ def test_our_lines_in_a_file_of_others_come_and_go_and_leave_the_rest_alone(line
     assert without_block(placed).rstrip("\n") == current.rstrip("\n")
 
 
-def test_a_block_that_lost_its_end_is_ours_to_the_end_of_the_file() -> None:
-    assert without_block(f"*.* /a\n{BEGIN}\n*.* @host\n") == "*.* /a\n"
+def test_of_a_block_that_lost_its_end_only_what_is_known_as_ours_goes() -> None:
+    current = f"*.* /a\n{BEGIN}\n*.* @host\nmail.* /b\n"
+    assert without_block(current) == "*.* /a\n*.* @host\nmail.* /b\n"
+    assert without_block(current, "*.* @host\n") == "*.* /a\nmail.* /b\n"
