@@ -8,7 +8,7 @@ from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
 from contextagent.collectors.words import named
 from contextagent.model import Problem, Value
-from contextagent.runner.logfiles import placed, trace_paths
+from contextagent.runner.logfiles import placed, resolved, trace_paths
 from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def find_targets(
     except OSError as error:  # such as a machine that has no process left to give
         message = f"cannot look for the log daemons: {error.strerror or error}, going on without them"
         return Found(targets=(), warnings=problems, errors=(Problem(reason="logging-failed", message=message),))
-    made = _without_rivals(host, tuple(each for each in found if each.files))
+    made = _without_rivals(host, tuple(_at_their_places(host, each) for each in found if each.files))
     said = [_placed_in(settings, problem) for each in found for problem in each.problems]
     is_able = {each.reason for each in said} - {"bad-collector"} or any(each.sends for each in made) or not said
     return Found(
@@ -95,6 +95,12 @@ def find_targets(
         warnings=(*problems, *(each for each in said if each.reason not in _MISTAKES)),
         errors=tuple(dict.fromkeys(each for each in said if each.reason in _MISTAKES)),
     )
+
+
+def _at_their_places(host: Host, told: Target) -> Target:
+    """Return what a daemon is told, lines in a file of others going where a link in its place leads to."""
+    files = tuple(file.replace(path=resolved(host, file.path)) if file.is_block else file for file in told.files)
+    return told.replace(files=files)
 
 
 def _without_rivals(host: Host, made: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -203,7 +209,9 @@ def _names(folder: str) -> list[str]:
 def _text(host: Host, path: str) -> str | None:
     """Return a configuration file's text; None where there is none that can be read."""
     try:
-        return host.files.read(path, max_bytes=_MAX_CONFIGURATION_BYTES).decode("utf-8", "surrogateescape")
+        return host.files.read(resolved(host, path), max_bytes=_MAX_CONFIGURATION_BYTES).decode(
+            "utf-8", "surrogateescape"
+        )
     except OSError:
         return None
 

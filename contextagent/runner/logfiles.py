@@ -23,6 +23,7 @@ _NOT_RUN = 127
 _MAX_BYTES = 1 << 20
 _MAX_SAID = 300
 _NEW_PARENT = 0o755
+_MAX_LINKS = 8
 NEWEST = 3
 """Traces that are sent again from their beginning: of this boot, and of those whose end is the least sure."""
 
@@ -142,6 +143,7 @@ def take_back(host: Host, told: Target) -> bool:
     was_there = False
     for file in told.files:
         try:
+            _check_way(host, os.path.dirname(file.path))
             text = _now(host, file.path)
             if text is None:
                 continue
@@ -255,6 +257,7 @@ def _put(host: Host, file: TargetFile, text: bytes) -> None:
 def _put_aside(host: Host, file: TargetFile, text: bytes) -> str:
     """Return the path of a new file beside the one that it will replace, with that one's mode and owner."""
     folder, _, name = file.path.rpartition("/")
+    _check_way(host, folder)
     _make_parent(host, folder)
     aside = f"{folder}/.{name}.contextagent-new"  # always this name: what a killed agent leaves is replaced
     _unlink(host, aside)
@@ -274,6 +277,35 @@ def _unlink(host: Host, path: str) -> None:
         os.unlink(host.files.real(path))
     except FileNotFoundError:
         return
+
+
+def _check_way(host: Host, folder: str) -> None:
+    """Refuse a way through a link: below another root any, since it could lead out; else one that root did not make.
+
+    Raises:
+        CannotWriteError: There is such a link.
+    """
+    at = ""
+    for part in folder.split("/")[1:]:
+        at = f"{at}/{part}"
+        try:
+            found = os.lstat(host.files.real(at))
+        except FileNotFoundError:
+            return
+        if stat_bits.S_ISLNK(found.st_mode) and (host.is_caller or found.st_uid != 0):
+            message = f"cannot write below '{folder}': '{at}' is a link"
+            raise CannotWriteError(message, reason="through-link")
+
+
+def resolved(host: Host, path: str) -> str:
+    """Return the path of the file that a link in the place of a file of others leads to, within the root."""
+    for _ in range(_MAX_LINKS):
+        try:
+            target = os.readlink(host.files.real(path))
+        except OSError:
+            break
+        path = os.path.normpath(target if target.startswith("/") else f"{os.path.dirname(path)}/{target}")
+    return path
 
 
 def _make_parent(host: Host, folder: str) -> None:

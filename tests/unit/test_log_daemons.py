@@ -181,3 +181,15 @@ def test_of_two_syslog_daemons_the_better_one_is_told_or_the_one_that_systemd_st
     assert [each.daemon for each in found(host, TCP).targets or ()] == ["syslog_ng"]
     os.unlink(host.files.real("/usr/sbin/syslog-ng"))
     assert "syslog_ng" not in [each.daemon for each in found(host, TCP).targets or ()]
+
+
+def test_a_main_configuration_that_is_a_link_is_the_file_it_leads_to(host: Host) -> None:
+    put(host, "/usr/sbin/rsyslogd", "#!/bin/sh\necho 'rsyslogd 8.2302.0'\n", 0o755)
+    put(host, "/etc/real.conf", "nothing included\n")
+    os.symlink("../../../../etc/second.conf", host.files.real("/etc/rsyslog.conf"))
+    os.symlink("real.conf", host.files.real("/etc/second.conf"))
+    (target,) = (each for each in found(host, TCP).targets or () if each.daemon == "rsyslog")
+    assert [file.path for file in target.files if file.is_block] == ["/etc/real.conf"]
+    os.unlink(host.files.real("/etc/second.conf"))
+    os.symlink("second.conf", host.files.real("/etc/second.conf"))
+    assert "/etc/rsyslog.conf" not in machine_of(host).texts

@@ -470,6 +470,29 @@ def test_a_disk_that_is_full_amid_a_file_keeps_nothing_of_it(stand: Stand, monke
     assert os.listdir(stand.host.files.real("/etc/clogd.d")) == ["other.conf"]
 
 
+def test_below_another_root_no_way_through_a_link_is_taken(stand: Stand, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    stand.host.files.link("/etc/clogd.d", str(outside))
+    stand.host.is_caller = True
+    setup = stand.take(stand.told(), "first")
+    assert setup.problems[0].message == (
+        "cannot write below '/etc/clogd.d': '/etc/clogd.d' is a link, going on without its logs"
+    )
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a link of another account needs root")
+@pytest.mark.parametrize("uid", [0, 990])
+def test_on_the_machine_a_link_that_root_made_is_the_way(stand: Stand, uid: int) -> None:
+    stand.put("/etc/other/x", "")
+    stand.host.files.link("/etc/clogd.d", "other")
+    os.chown(stand.host.files.real("/etc/clogd.d"), uid, uid, follow_symlinks=False)
+    setup = stand.take(stand.told(), "first")
+    assert bool(setup.problems) is (uid != 0)
+    assert (stand.text("/etc/other/10-contextagent.conf") == "good\n") is (uid == 0)
+
+
 def test_a_daemon_that_only_reads_its_files_again_is_not_expected_to_begin_anew(stand: Stand) -> None:
     told = stand.told(take_up=("true", "reload"))
     before = stand.pid
