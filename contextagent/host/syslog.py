@@ -19,7 +19,7 @@ NOTICE, WARNING = 5, 4
 _DAEMON = 3 << 3
 _MAX_LINE_BYTES = 1000
 """Of a datagram: what every daemon takes whole (RFC 3164)."""
-_PATIENCE_S = 0.1
+_PATIENCE_S = 0.3
 """How long one process waits for a daemon that is slow, in all: its queue may be ten lines short."""
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
