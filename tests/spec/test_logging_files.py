@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +15,6 @@ from tests.spec.daemons import DROP_IN, RAN, TCP, boot_with, checker, give, rsys
 from tests.spec.scenes import boot, lay, messages, reasons, reports
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.machine import Machine
 
 UDP = "logging: {collectors: [{host: collector.example, protocol: udp}]}\n"
@@ -62,6 +61,14 @@ def test_a_checker_that_prints_without_end_and_passes_is_no_more_than_passed(mac
     assert told(machine)["delivered"] == "configured"
 
 
+def test_a_checker_that_hangs_leaves_nothing_behind(machine: Machine, disk: Path) -> None:
+    rsyslog(machine, f"sleep 3600 & echo $! >>{machine.root}/left; sleep 3600")
+    is_degraded_and_ran(machine, boot_with(machine, disk))
+    for pid in machine.text("left").split():
+        command = Path("/proc", pid, "cmdline")
+        assert not (command.exists() and command.read_bytes()), "it runs"
+
+
 def test_an_agent_that_its_checker_killed_goes_on_at_the_second_call(machine: Machine, disk: Path) -> None:
     rsyslog(machine, f"[ -e {machine.root}/once ] && exit 0; touch {machine.root}/once; kill -9 $PPID")
     assert boot_with(machine, disk).code == -signal.SIGKILL
@@ -88,7 +95,7 @@ def test_a_link_in_the_place_of_the_drop_in_is_replaced_and_not_followed(machine
     assert not (machine.root / DROP_IN).is_symlink()
 
 
-@pytest.mark.parametrize("kind", ["link", "file", "drop-in is a folder", "drop-in is a fifo"])
+@pytest.mark.parametrize("kind", ["link out of the root", "link", "file", "drop-in is a folder", "drop-in is a fifo"])
 def test_a_place_that_is_not_what_it_should_be_is_left_and_said(
     machine: Machine, disk: Path, tmp_path: Path, kind: str
 ) -> None:
