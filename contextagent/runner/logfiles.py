@@ -73,12 +73,14 @@ def clear(host: Host, told: Target) -> None:
     Raises:
         CannotWriteError: It can't be removed.
     """
-    for file in told.files:
+    for file in (each for each in told.files if not each.is_block):
+        folder = os.path.dirname(file.path)
+        if host.files.exists(folder) and not os.path.isdir(host.files.real(folder)):
+            host.files.remove(folder)
         try:
             _now(host, file.path)
         except OSError:
-            if not file.is_block:
-                host.files.remove(file.path)
+            host.files.remove(file.path)
 
 
 def marks_of(host: Host, told: Target) -> dict[str, list[int]]:
@@ -346,9 +348,11 @@ def _refusal(host: Host, argv: Sequence[str]) -> str:
         raise ContextAgentError(message, reason="logging-failed")
     if done.is_timeout:
         return f"nothing within {_CHECK_S} s"
-    said = " ".join(done.text().split())
+    said = ""
+    for line in reversed(done.text().splitlines()):  # the end of it, from the beginning of a line
+        said = f"{' '.join(line.split())} {said}".strip() if len(line) + len(said) < _MAX_SAID else said
     end = f"exit code {done.exit_code}" if done.signal is None else f"signal {done.signal}"
-    return said[-_MAX_SAID:] or f"nothing, and ends by {end}"
+    return said or f"nothing, and ends by {end}"
 
 
 def _wanted(host: Host, file: TargetFile) -> bytes:

@@ -320,7 +320,13 @@ def put_folder(stand: Stand) -> None:
     stand.put(f"{DROP_IN}/inside", "")
 
 
+def put_file_for_folder(stand: Stand) -> None:
+    remove_folder(stand)
+    stand.put("/etc/clogd.d", "x")
+
+
 ATTACKS: dict[Callable[[Stand], None], str] = {
+    put_file_for_folder: f"'{DROP_IN}' was changed",
     put_folder: f"'{DROP_IN}' was changed",
     change: f"'{DROP_IN}' was changed",
     change_and_change_back: f"'{DROP_IN}' was written to",
@@ -762,7 +768,14 @@ def test_a_checker_leaves_no_process_behind(stand: Stand) -> None:
         os.sched_yield()
 
 
-@pytest.mark.parametrize(("script", "said"), [("kill -9 $$", "ends by signal 9"), ("exit 3", "ends by exit code 3")])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("kill -9 $$", "ends by signal 9"),
+        ("exit 3", "ends by exit code 3"),
+        ("seq 1000 1100; echo  last  words; exit 1", "says: 10"),
+    ],
+)
 def test_a_checker_that_says_nothing_is_told_by_how_it_ended(stand: Stand, script: str, said: str) -> None:
     setup = stand.take(stand.told(check_alone=("sh", "-c", script)), "first")
     assert said in setup.problems[0].message
