@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from contextagent.errors import CannotWriteError
 from contextagent.model import Value
@@ -19,6 +20,7 @@ _FIELDS = 7
 _TOOL_TIMEOUT_S = 60
 _SHELLS = ("/bin/bash", "/bin/sh")
 _NO_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false")
+_LOCKED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 
 
 class Account(Value):
@@ -50,13 +52,7 @@ def make(host: Host, name: str, home: str, *, can_login: bool = False) -> Accoun
     Raises:
         CannotWriteError: The machine has no tool for it, the tool failed, or the root is not this machine's.
     """
-    account = find(host.files, name)
-    if account is None:
-        _add(host, name, home, can_login=can_login)
-        account = find(host.files, name)
-        if account is None:
-            message = f"cannot make account '{name}': /etc/passwd does not hold it afterwards"
-            raise CannotWriteError(message)
+    account = find(host.files, name) or _add(host, name, home, can_login=can_login)
     if _lacks_home(host.files, account, home):
         host.files.make_folder(account.home, 0o700)
         os.chown(host.files.real(account.home), account.uid, account.gid, follow_symlinks=False)
@@ -72,8 +68,8 @@ def _lacks_home(files: Files, account: Account, home: str) -> bool:
     return account.home == home and found.st_uid != account.uid
 
 
-def _add(host: Host, name: str, home: str, *, can_login: bool) -> None:
-    """Call useradd, or busybox's adduser where that is all there is."""
+def _add(host: Host, name: str, home: str, *, can_login: bool) -> Account:
+    """Call useradd, or busybox's adduser where that is all there is; Debian's adduser shows its usage, and exits 0."""
     if host.is_caller:
         message = f"cannot make account '{name}': below another root no account is made"
         raise CannotWriteError(message)
@@ -88,10 +84,34 @@ def _add(host: Host, name: str, home: str, *, can_login: bool) -> None:
         ["adduser", *(() if can_login else ("-S", "-g", OURS)), "-D", "-H", "-h", home, "-s", shell, name],
     )
     said = ""
-    for argv in commands:
-        finished = host.run(argv, timeout_s=_TOOL_TIMEOUT_S)
-        if finished.is_ok:
-            return
-        said = said or finished.text().strip().rpartition("\n")[2]
-    message = f"cannot make account '{name}': {said or 'neither useradd nor adduser is there'}"
+    for _ in range(2):
+        for argv in commands:
+            finished = host.run(argv, timeout_s=_TOOL_TIMEOUT_S)
+            account = find(host.files, name) if finished.is_ok else None
+            if account is not None:
+                return account
+            said = said or finished.text().strip().rpartition("\n")[2]
+        if not _remove_stale_locks(host.files):
+            break
+    message = f"cannot make account '{name}': {said or 'neither useradd nor adduser did'}"
     raise CannotWriteError(message)
+
+
+def _remove_stale_locks(files: Files) -> bool:
+    """Remove what keeps a machine from making accounts since its power was cut; return whether there was any.
+
+    A lock of this boot is younger than the boot, and names its holder; what was not flushed before a cut is left empty.
+    Debian's systemd removes such locks at each boot.  Elsewhere nobody would, and no account could be made ever again.
+    """
+    began_s = time.time() - time.monotonic()
+    has_removed = False
+    for name in _LOCKED:
+        path = f"/etc/{name}.lock"
+        try:
+            found = os.lstat(files.real(path))
+        except OSError:
+            continue
+        if not found.st_size or found.st_mtime < began_s:
+            files.remove(path)
+            has_removed = True
+    return has_removed
