@@ -62,6 +62,14 @@ def _is_ending(pid: str) -> bool:
     return bool(pending & _DEADLY)
 
 
+def is_program_gone(pid: int) -> bool:
+    """Return whether the program that a process runs is not where it was: removed, or another is in its place."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith(" (deleted)")
+    except OSError:
+        return False
+
+
 def kill(processes: Iterable[Running]) -> None:
     """End processes at once, before they can write down anything."""
     for each in processes:

@@ -8,7 +8,8 @@ from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
 from contextagent.collectors.words import named
 from contextagent.model import Problem, Value
-from contextagent.runner.logfiles import placed, resolved, trace_paths
+from contextagent.runner.logfiles import placed, resolved
+from contextagent.runner.logpositions import trace_paths
 from contextagent.runner.reserve import LOGS
 
 TYPE_CHECKING = False

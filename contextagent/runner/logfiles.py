@@ -8,7 +8,6 @@ import stat as stat_bits
 from contextagent import jsontext
 from contextagent.collectors import Target, TargetFile, with_block, without_block
 from contextagent.errors import CannotWriteError, ContextAgentError
-from contextagent.runner.journal import LOGS, trace_path
 from contextagent.runner.surroundings import LEDGER
 
 TYPE_CHECKING = False
@@ -24,8 +23,6 @@ _MAX_BYTES = 1 << 20
 _MAX_SAID = 300
 _NEW_PARENT = 0o755
 _MAX_LINKS = 8
-NEWEST = 3
-"""Traces that are sent again from their beginning: of this boot, and of those whose end is the least sure."""
 
 
 class RefusedFilesError(ContextAgentError):
@@ -86,6 +83,30 @@ def clear(host: Host, told: Target) -> None:
 def marks_of(host: Host, told: Target) -> dict[str, list[int]]:
     """Return inode and time of change of every file, which nobody can set as they were; zeros where there is none."""
     return {file.path: _mark(host, file.path) for file in told.files}
+
+
+def neighbours(host: Host, told: Target, watched: Sequence[str]) -> dict[str, list[int]]:
+    """Return the marks of what else a daemon's configuration consists of: others' files, which can undo what ours say.
+
+    Args:
+        host: The machine.
+        told: What the daemon is told.
+        watched: Paths, or globs of one folder (`collectors.Daemon.ASKED`).
+    """
+    found: list[str] = []
+    for path in watched:
+        folder, star, ending = path.partition("*")
+        entries = host.files.folder(folder) if star else []
+        found += [f"{folder}{each.name}" for each in entries if each.name.endswith(ending)] if star else [path]
+    ours = {file.path for file in told.files}
+    return {path: _mark(host, path) for path in found if path not in ours}
+
+
+def strangers(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return, in words, which of others' files were put there, changed or removed."""
+    return [
+        f"'{path}' was changed" for path in sorted({*before, *now}) if list(before.get(path, ())) != now.get(path, [])
+    ]
 
 
 def changed_ns(host: Host, told: Target) -> int:
@@ -200,36 +221,6 @@ def remember(host: Host, told: Target, *, is_placed: bool) -> None:
 def _plain(told: Target) -> dict[str, Any]:
     files = [[file.path, file.is_block] for file in told.files]
     return {"files": files, "take_up": list(told.take_up), "process": told.process}
-
-
-def trace_paths(host: Host) -> list[str]:
-    """Return the guest paths of all traces, the oldest first; this boot's is the last, if it is not there yet, too."""
-    now = trace_path(host.boot_id())
-    found = [f"{LOGS}/{entry.name}" for entry in host.files.folder(LOGS) if entry.kind == "file"]
-    found = [path for path in found if path.startswith(f"{LOGS}/trace-") and path.endswith(".jsonl") and path != now]
-    return [*sorted(found, key=host.files.changed_ns), now]
-
-
-def forget_positions(host: Host, told: Target) -> None:
-    """Let a daemon that is about to start send the newest traces from their beginning.
-
-    What it had sent before, and nobody acknowledged when both sides died, would be missing at the collector; what comes
-    twice is known for what it is there.
-    """
-    from fnmatch import fnmatchcase  # noqa: PLC0415  # only for a daemon that keeps positions
-
-    for path in trace_paths(host)[-NEWEST:]:
-        try:
-            inode = os.stat(host.files.real(path)).st_ino
-        except OSError:
-            continue
-        dashed, last = host.files.real(path).replace("/", "-"), path.rpartition("/")[2]
-        for pattern in told.positions:
-            folder, _, name = pattern.rpartition("/")
-            name = name.format(inode=inode, dashed=dashed, name=last)
-            for entry in host.files.folder(folder):
-                if entry.kind == "file" and fnmatchcase(entry.name, name):
-                    host.files.remove(f"{folder}/{entry.name}")
 
 
 def _write(host: Host, file: TargetFile, text: bytes, told: Target) -> None:

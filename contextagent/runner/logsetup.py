@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 
+from contextagent.collectors import DAEMONS, load
 from contextagent.errors import ContextAgentError
 from contextagent.host import daemons
 from contextagent.model import Problem
-from contextagent.runner import logfiles
+from contextagent.runner import logfiles, logpositions
 from contextagent.runner.logdelivery import Delivery
 
 TYPE_CHECKING = False
@@ -110,13 +111,14 @@ class LogSetup:
         mine["wanted"] = step.sha512
         mine["ran"] = bool(self._running(told))
         if not mine["ran"] and not self._host.is_caller:
-            logfiles.forget_positions(self._host, told)
+            logpositions.forget_positions(self._host, told)
         if logfiles.is_in_place(self._host, told):
             reason = f"{told.daemon}: as it was"
         else:
             self._install(told)
             reason = f"{told.daemon}: written"
         mine["sha512"], mine["marks"] = step.sha512, logfiles.marks_of(self._host, told)
+        mine["others"] = self._others(told)
         logfiles.remember(self._host, told, is_placed=True)
         if step.phase != "pre-network" and self._is_due(told):
             self._command(told, told.take_up)
@@ -158,6 +160,7 @@ class LogSetup:
         if mine.get("sha512") != step.sha512:
             return  # it was refused, or could not be written
         self._wait_for(told, since_ns=mine.get("asked_ns", 0))
+        self._tell_of_others(told)
         found = logfiles.differences(self._host, told, mine["marks"])
         if mine["ran"] and not self._running(told):
             found.append(f"'{told.process}' was stopped")
@@ -190,6 +193,23 @@ class LogSetup:
                 self._record(told, f"{told.daemon}: {reason}")
                 self._command(told, told.bring_back or told.take_up)
                 self._wait_for(told, since_ns=mine.get("asked_ns", 0))
+
+    def _others(self, told: Target) -> dict[str, list[int]]:
+        """Return the marks of the rest of a daemon's configuration, and of the program that runs."""
+        watched = load(told.daemon).ASKED if told.daemon in DAEMONS else ()
+        marks = logfiles.neighbours(self._host, told, watched)
+        gone = [each.pid for each in self._running(told) if daemons.is_program_gone(each.pid)]
+        return {**marks, f"the program of {told.process}": gone}
+
+    def _tell_of_others(self, told: Target) -> None:
+        """Say what the user's scripts did to the rest of a daemon's configuration; it is not ours to put back."""
+        now = self._others(told)
+        found = logfiles.strangers(self._mine(told).get("others", {}), now)
+        self._mine(told)["others"] = now
+        if found:
+            reason = f"{', '.join(found)} while the user's scripts ran"
+            self.warnings.append(Problem(reason="logging-changed", message=f"{reason}, leaving it as it is"))
+            self._record(told, f"{told.daemon}: {reason}")
 
     def _send_again(self, every: Sequence[Target]) -> None:
         """Let each daemon that keeps positions begin anew without them; ending in order, it would write them again."""
@@ -261,7 +281,7 @@ class LogSetup:
             return
         # whoever only reads its files again does not begin anew
         mine["asked_ns"] = mine["taken_ns"] if _RESTARTS & set(argv) else 0
-        logfiles.forget_positions(self._host, told)
+        logpositions.forget_positions(self._host, told)
         done = self._host.run(argv, timeout_s=COMMAND_S)
         if not done.is_ok:
             said = " ".join(done.text().split())[-200:] or (

@@ -24,7 +24,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.daemons import running
 from contextagent.model import Plan, Step
-from contextagent.runner import logfiles
+from contextagent.runner import logfiles, logpositions
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import Folders
 from contextagent.runner.journal import Journal, trace_path
@@ -499,6 +499,29 @@ def test_on_the_machine_a_link_that_root_made_is_the_way(stand: Stand, uid: int)
     assert (stand.text("/etc/other/10-contextagent.conf") == "good\n") is (uid == 0)
 
 
+def test_what_a_user_did_to_the_rest_of_the_configuration_is_said_and_left(stand: Stand) -> None:
+    told = stand.told(
+        daemon="rsyslog", files=(TargetFile(path="/etc/rsyslog.d/10-contextagent.conf", text="x"),), check=()
+    )
+    stand.put("/etc/rsyslog.conf", "main")
+    stand.take(told, "first")
+    stand.put("/etc/rsyslog.d/00-evil.conf", "*.* ~")
+    stand.put("/etc/rsyslog.conf", "*.* ~")
+    setup = stand.take(told, "again")
+    assert setup.warnings[0].message == (
+        "'/etc/rsyslog.conf' was changed, '/etc/rsyslog.d/00-evil.conf' was changed while the user's scripts ran, "
+        "leaving it as it is"
+    )
+    assert reasons(stand.take(told, "again")) == ([], [])
+
+
+def test_a_daemon_whose_program_was_taken_away_is_said(stand: Stand) -> None:
+    stand.take(stand.told(), "first", "delivered")
+    (stand.folder / stand.name).unlink()
+    setup = stand.take(stand.told(), "again")
+    assert setup.warnings[0].message.startswith(f"'the program of {stand.name}' was changed while")
+
+
 def test_a_daemon_that_only_reads_its_files_again_is_not_expected_to_begin_anew(stand: Stand) -> None:
     told = stand.told(take_up=("true", "reload"))
     before = stand.pid
@@ -647,7 +670,7 @@ def test_a_folder_in_the_place_of_a_file_of_others_is_nobodys_to_remove(stand: S
 
 def test_a_trace_that_is_not_there_has_no_position_to_forget(stand: Stand) -> None:
     os.unlink(stand.host.files.real(trace_path(stand.host.boot_id())))
-    logfiles.forget_positions(stand.host, stand.told(positions=("/var/spool/{inode}",)))
+    logpositions.forget_positions(stand.host, stand.told(positions=("/var/spool/{inode}",)))
 
 
 @pytest.mark.parametrize("call", ["chmod", "mkdir"])
