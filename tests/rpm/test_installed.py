@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contextagent.collectors import DAEMONS, load, with_block
+from contextagent.collectors import BEGIN, DAEMONS, load, with_block
 from tests.machine import REPOSITORY, Done, run
 from tests.rpm.conftest import NEWER
 from tests.rpm.installed import Installed
@@ -130,7 +130,12 @@ def test_an_erased_agent_has_told_log_daemons_nothing(root: Installed, packages:
         root.put(path[1:], "ours\n")
     for path in blocks:
         root.put(path[1:], with_block("theirs\n", "ours\n") + "last\n", 0o640)
+    cut = {"/etc/rsyslog.conf": f"theirs\n{BEGIN}\n\nlast\n", "/etc/syslog.conf": f"theirs\nlast\n{BEGIN}\n"}
+    for path, text in cut.items():
+        (root.root / path[1:]).write_text(text)
     root.erase()
+    assert (root.root / "etc/rsyslog.conf").read_text() == "theirs\n\nlast\n"
+    (root.root / "etc/rsyslog.conf").write_text("theirs\nlast\n")
     assert [path for path in paths if (root.root / path[1:]).exists()] == ["/etc/syslog.conf"]
     assert {(root.root / path[1:]).read_text() for path in blocks} == {"theirs\nlast\n"}
     assert {(root.root / path[1:]).stat().st_mode & 0o777 for path in blocks} == {0o640}
