@@ -64,6 +64,7 @@ class Delivery:
                 self.problems.append(Problem(reason="logging-none", message=message))
         elif self._journal.is_full:
             delivered, reason = "no", "the trace can't be written here"
+            self.problems.append(Problem(reason="logging-none", message=f"cannot send the trace: {reason}, going on"))
         elif self._host.is_caller:
             reason = "below another root no daemon is asked, and no collector tried"
         elif not is_network:
