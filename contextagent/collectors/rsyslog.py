@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextagent.collectors import SCRIPT_TAG, TAG, Target, TargetFile, rsyslog_legacy
 from contextagent.collectors.rsyslog_legacy import needed, position, traces
-from contextagent.collectors.words import endpoints, links, plain_ways, selectors
+from contextagent.collectors.words import asked, endpoints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +46,7 @@ def target(logging: Logging, machine: Machine) -> Target | None:
     program = machine.programs.get(PROGRAM)
     if not program or not logging.collectors:
         return None
-    ways, problems = links(logging.collectors)
-    chosen, unsaid = selectors(logging.facilities)
-    ways, changed = plain_ways(ways, lambda way: _impossible(way, machine))
-    problems = (*problems, *unsaid, *changed)
+    ways, chosen, problems = asked(logging, lambda way: _impossible(way, machine))
     if not ways:
         return Target(daemon="rsyslog", files=(), problems=problems)
     before, behind = (tuple(name for name in needed(ways) if name in names) for names in _loaded(machine))

@@ -7,7 +7,7 @@ line sent.  The logs are taken from every source that the image has (`catchall`)
 from __future__ import annotations
 
 from contextagent.collectors import FORGED_TAG, SCRIPT_TAG, TAG, Target, TargetFile
-from contextagent.collectors.words import endpoints, links, plain_ways, selected, selectors
+from contextagent.collectors.words import asked, endpoints, selected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def target(logging: Logging, machine: Machine) -> Target | None:
     program = machine.programs.get(PROGRAM)
     if not program or not logging.collectors:
         return None
-    ways, problems = links(logging.collectors)
-    chosen, unsaid = selectors(logging.facilities)
-    ways, changed = plain_ways(ways, _impossible)
-    problems = (*problems, *unsaid, *changed)
+    ways, chosen, problems = asked(logging, _impossible)
     if not ways:
         return Target(daemon="syslog_ng", files=(), problems=problems)
     text = "\n".join(_lines(logging, ways, chosen, has_buffer="libdisk-buffer" in machine.modules))

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from contextagent.collectors import Collector
+    from contextagent.collectors import Collector, Logging
 
 _ALNUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _HOST = _ALNUM | set(".-_:")
@@ -96,24 +96,28 @@ def links(collectors: Iterable[Collector]) -> tuple[tuple[Link, ...], tuple[Prob
     return tuple(dict.fromkeys(ways)), tuple(problems)
 
 
-def plain_ways(ways: Iterable[Link], possible: Callable[[Link], str]) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
-    """Return the ways, those that a daemon can't go replaced by plain TCP, and what is said of it.
+def asked(
+    logging: Logging, impossible: Callable[[Link], str]
+) -> tuple[tuple[Link, ...], tuple[str, ...], tuple[Problem, ...]]:
+    """Return the ways to the collectors, the selectors of what goes there, and what is said of either.
 
     Args:
-        ways: What is asked.
-        possible: Says why the daemon can't go one; empty where it can.
+        logging: What is asked.
+        impossible: Says why the daemon can't go a way, which plain TCP then replaces; empty where it can.
     """
+    ways, problems = links(logging.collectors)
+    chosen, unsaid = selectors(logging.facilities)
     found: list[Link] = []
-    problems: list[Problem] = []
+    changed: list[Problem] = []
     for way in ways:
-        cause = possible(way)
+        cause = impossible(way)
         if cause:
             plain, problem = way.plain(cause)
-            problems.append(problem)
+            changed.append(problem)
         else:
             plain = way
         found.append(plain)
-    return tuple(dict.fromkeys(found)), tuple(problems)
+    return tuple(dict.fromkeys(found)), chosen, (*problems, *unsaid, *changed)
 
 
 def endpoints(ways: Iterable[Link]) -> tuple[Endpoint, ...]:
