@@ -99,6 +99,8 @@ def restarts(story: Story) -> None:
         story.forwarder.kill(number)
         story.write()
         story.forwarder = story.site.send()
+    story.write()
+    story.anew()  # a line that rsyslog had read and not yet sent when it was ended comes with the agent's next start
 
 
 def hangups(story: Story) -> None:
