@@ -8,7 +8,7 @@ from contextagent.collectors import DAEMONS, Machine, load, targets
 from contextagent.collectors.asked import asked
 from contextagent.collectors.words import named
 from contextagent.model import Problem, Value
-from contextagent.runner.logfiles import placed, resolved
+from contextagent.runner.logfiles import expanded, placed, resolved
 from contextagent.runner.logpositions import trace_paths
 from contextagent.runner.reserve import LOGS
 
@@ -138,6 +138,7 @@ def machine_of(host: Host) -> Machine:
     """Return what the daemons' texts depend on, as it is found on the machine."""
     daemons = {name: load(name) for name in DAEMONS}
     programs = dict(_programs(host, daemons))
+    paths = (path for daemon in daemons.values() for path in daemon.ASKED)
     versions = {
         name: version
         for name, each in daemons.items()
@@ -147,7 +148,7 @@ def machine_of(host: Host) -> Machine:
         programs=programs,
         versions=versions,
         modules=tuple(sorted(set(_modules(host)))),
-        texts={path: text for path in _asked(host, daemons) if (text := _text(host, path)) is not None},
+        texts={path: text for path in expanded(host, paths) if (text := _text(host, path)) is not None},
         init=_init(host),
     )
 
@@ -161,16 +162,6 @@ def _programs(host: Host, daemons: dict[str, Daemon]) -> Iterator[tuple[str, str
             path = next((path for path in (*inside, *outside) if os.access(path, os.X_OK)), None)
             if path:
                 yield name, path
-
-
-def _asked(host: Host, daemons: dict[str, Daemon]) -> Iterator[str]:
-    """Yield the paths that the daemons' texts depend on; of a folder, those with the ending that is asked for."""
-    for path in (path for daemon in daemons.values() for path in daemon.ASKED):
-        folder, star, ending = path.partition("*")
-        if star:
-            yield from (f"{folder}{each.name}" for each in host.files.folder(folder) if each.name.endswith(ending))
-        else:
-            yield path
 
 
 def _version(host: Host, program: str) -> str:

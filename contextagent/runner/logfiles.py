@@ -12,7 +12,7 @@ from contextagent.runner.surroundings import LEDGER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from contextagent.host import Host
@@ -93,13 +93,18 @@ def neighbours(host: Host, told: Target, watched: Sequence[str]) -> dict[str, li
         told: What the daemon is told.
         watched: Paths, or globs of one folder (`collectors.Daemon.ASKED`).
     """
-    found: list[str] = []
-    for path in watched:
-        folder, star, ending = path.partition("*")
-        entries = host.files.folder(folder) if star else []
-        found += [f"{folder}{each.name}" for each in entries if each.name.endswith(ending)] if star else [path]
     ours = {file.path for file in told.files}
-    return {path: _mark(host, path) for path in found if path not in ours}
+    return {path: _mark(host, path) for path in expanded(host, watched) if path not in ours}
+
+
+def expanded(host: Host, paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths, and for a glob of one folder (`/etc/x.d/*.conf`) the files there with that ending."""
+    for path in paths:
+        folder, star, ending = path.partition("*")
+        if star:
+            yield from (f"{folder}{each.name}" for each in host.files.folder(folder) if each.name.endswith(ending))
+        else:
+            yield path
 
 
 def strangers(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> list[str]:
