@@ -120,10 +120,10 @@ make_program() {
         (cd "$making" && link "$base")
         mkdir "$making/program"
         mv "$making/contextagent" "$making/program/contextagent"
-        # the oldest go, but another tree that shares this cache may be at work with its own
-        ls -dt "$cache"/program-* 2>/dev/null | tail -n +8 | xargs -r rm -rf
         mv -T "$making/program" "$folder" 2>/dev/null || [ -d "$folder" ] # two builds at once make the same
         rm -rf "$making"
+        # the oldest go, but another tree that shares this cache may be at work with its own
+        ls -dt "$cache"/program-* | tail -n +8 | xargs -r rm -rf
     fi
     touch "$folder" # it is in use
     echo "$folder/contextagent"
