@@ -1,0 +1,70 @@
+"""What of a machine changes while it lives, in one file: its features, its ends, its pilot, its finish.
+
+`run` writes it when it publishes features, the watch whenever something moves; everybody may read it, so it never holds
+a secret.  It speaks of one boot: what another boot left is not read.
+"""
+
+from __future__ import annotations
+
+from contextagent import jsontext
+from contextagent.features.lifetime import End
+from contextagent.model import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from contextagent.host import Host
+
+LIVE = "live.json"
+"""Its name below `Host.run_folder`."""
+SCHEMA = 1
+_MAX_BYTES = 1 << 20
+
+
+class Live(Value):
+    """What is known right now.
+
+    Attributes:
+        boot_id: The boot that all of this speaks of.
+        features: `machine/KEY` or `job/KEY` to text, both vocabularies, as published.
+        ends: Everything that may end the machine.
+        grace_s: Least notice of an end, seconds.
+        outputs: Where job outputs go: a URL, or a folder of the guest; no slash at its end.
+        is_outputs_given: Whether the site or the service named that place, or it is only the default folder.
+        pilot: As in status.json; None where no pilot was asked for.
+        finish: How the machine was finished: `code`, `text`, `by` (uid), `utc`; None while nobody has.
+        is_handed_over: Whether the outputs of the pilot have gone to the job outputs.
+    """
+
+    boot_id: str
+    features: Mapping[str, str] = {}
+    ends: tuple[End, ...] = ()
+    grace_s: int = 0
+    outputs: str = ""
+    is_outputs_given: bool = False
+    pilot: Mapping[str, Any] | None = None
+    finish: Mapping[str, Any] | None = None
+    is_handed_over: bool = False
+
+
+def load_live(host: Host) -> Live | None:
+    """Return what is known of this boot; None where nothing was published in it, or it can't be read."""
+    try:
+        plain = jsontext.loads(host.files.read(f"{host.run_folder}/{LIVE}", max_bytes=_MAX_BYTES))
+        if plain.pop("schema") != SCHEMA or plain["boot_id"] != host.boot_id():
+            return None
+        return Live(**{**plain, "ends": tuple(End(**each) for each in plain["ends"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def store_live(host: Host, live: Live) -> None:
+    """Write it, for everybody to read.
+
+    Raises:
+        CannotWriteError: It can't be written; what was there still stands.
+    """
+    plain = {"schema": SCHEMA, **dict(live.fields()), "ends": [dict(end.fields()) for end in live.ends]}
+    host.files.write(f"{host.run_folder}/{LIVE}", jsontext.dumps(plain).encode() + b"\n", mode=0o644)
