@@ -53,6 +53,11 @@ class Host:
         return facts.mono_ns()
 
     @staticmethod
+    def boot_ns() -> int:
+        """Return nanoseconds since boot, those included in which the machine slept; no step of the clock moves it."""
+        return facts.boot_ns()
+
+    @staticmethod
     def is_clock_synchronised() -> bool:
         """Return whether the kernel says that a time service keeps the wall clock."""
         return facts.is_clock_synchronised()
