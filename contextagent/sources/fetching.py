@@ -9,8 +9,8 @@ import os
 
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
+from contextagent.host.exchange import Exchange, Failed
 from contextagent.sources.crossing import packed
-from contextagent.sources.exchange import Exchange, Failed
 from contextagent.sources.service import CONNECTED, END
 
 TYPE_CHECKING = False

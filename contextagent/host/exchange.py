@@ -1,4 +1,4 @@
-"""One exchange after the other with a service over one connection, kept where the server keeps it.
+"""One exchange after the other with a server over one connection, kept where the server keeps it.
 
 Every step has the same absolute deadline; whatever goes wrong is one of the outcomes of a request.
 """
@@ -16,7 +16,7 @@ from contextagent.payloads.http import Chunks, head_end, read_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from contextagent.payloads.address import Address
@@ -73,10 +73,17 @@ class Exchange:
             self._connection.close()
             self._connection = None
 
-    def ask(self, question: dict[str, Any]) -> tuple[Head, bytes, int]:
+    def ask(
+        self, question: dict[str, Any], body: Callable[[], Iterable[bytes]] = tuple, size_bytes: int = 0
+    ) -> tuple[Head, bytes, int]:
         """Send a request and return the answer's head, what came behind it, and until when the rest may come.
 
         A kept connection that the server has given up meanwhile is no failure: it is asked once more on a fresh one.
+
+        Args:
+            question: Method, target, headers and deadlines, as `service` says them.
+            body: Returns what a PUT sends, from its beginning.
+            size_bytes: How much that is.
 
         Raises:
             Failed: No connection could be had.
@@ -88,13 +95,13 @@ class Exchange:
         words += [f"User-Agent: contextagent/{__version__}", "Accept: */*", "Accept-Encoding: identity"]
         words += [f"{name}: {value}" for name, value in question["headers"]]
         if question["method"] == "PUT":
-            words.append("Content-Length: 0")
+            words.append(f"Content-Length: {size_bytes}")
         request = "\r\n".join([*words, "Connection: keep-alive", "\r\n"]).encode("ascii")
         end_ns = _try_end(question)
         if self._connection is not None:
             try:
                 if self._connection.is_idle():
-                    return *self._head(self._connection, request, end_ns), end_ns
+                    return *self._head(self._connection, request, body(), end_ns), end_ns
             except ConnectionError:
                 pass
             self.drop()
@@ -103,7 +110,7 @@ class Exchange:
             end_ns = _try_end(question)
         else:
             self._connection = self._next_connection(end_ns)
-        return *self._head(self._connection, request, end_ns), end_ns
+        return *self._head(self._connection, request, body(), end_ns), end_ns
 
     def _next_connection(self, end_ns: int) -> Connection:
         """Return another connection to a service that had one before: it is tried for once."""
@@ -138,9 +145,14 @@ class Exchange:
     def _open(self, end_ns: int) -> Connection:
         return Connection(self._address.host, self._address.port, end_ns=end_ns)
 
-    def _head(self, connection: Connection, request: bytes, end_ns: int) -> tuple[Head, bytes]:
+    def _head(self, connection: Connection, request: bytes, body: Iterable[bytes], end_ns: int) -> tuple[Head, bytes]:
         self.requests += 1
         connection.send(request, end_ns=end_ns)
+        try:
+            for piece in body:
+                connection.send(piece, end_ns=end_ns)
+        except ConnectionError:
+            pass  # who wants no more of it may have said why; if not, there is nothing to read
         data = bytearray()
         interim = 0
         view = memoryview(self._buffer)[:_HEAD_PIECE_BYTES]
