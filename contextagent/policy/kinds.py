@@ -22,6 +22,7 @@ SHOWN_CHARACTERS = 60
 _ACCOUNT = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _MAX_ACCOUNT = 32
 _MAX_DIGITS = 18
+_MAX_PORT = 65_535
 
 
 class Unfit(Exception):  # noqa: N818  # it never leaves this room: `convert` turns it into faults
@@ -225,10 +226,8 @@ def _device(kind: Type, node: Node) -> str:
 
 def _loopback(kind: Type, node: Node) -> str:
     host, _, port = node.text.partition(":")
-    is_address = (
-        host == "127.0.0.1" and port.isascii() and port.isdigit() and port[0] != "0" and len(port) < len("65536")
-    )
-    if node.text != "off" and not (is_address or port == "65535"):
+    is_number = port.isascii() and port.isdigit() and port[0] != "0" and len(port) <= len("65535")
+    if node.text != "off" and not (host == "127.0.0.1" and is_number and int(port) <= _MAX_PORT):
         raise _unfit(kind, node)
     return node.text
 

@@ -62,6 +62,7 @@ def warnings(text: str, *, voice: Voice, name: str = "site.yaml") -> list[str]:
         ("logging: {script_output: none}", "logging.script_output", "none"),
         ("watch: {http: off}", "watch.http", "off"),
         ("watch: {http: 127.0.0.1:8253}", "watch.http", "127.0.0.1:8253"),
+        ("watch: {http: 127.0.0.1:38253}", "watch.http", "127.0.0.1:38253"),
         ("pilot: {restart: {max: 0}}", "pilot.restart.max", 0),
         ("pilot: {args: ['-N', no, 012]}", "pilot.args", ("-N", "no", "012")),
         ("pilot: {env: {TTL: 012}}", "pilot.env", {"TTL": "012"}),
