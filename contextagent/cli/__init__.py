@@ -26,6 +26,7 @@ VERBS = {
     "explain": ("report", "tell where the context came from and why each step was taken or not"),
     "analyze": ("report", "show where the time of this boot went"),
     "query": ("ask", "print one fact or setting, with where it comes from"),
+    "features": ("features", "show machine and job features, or check them as a pilot reads them"),
     "trace": ("trail", "show or verify the trace"),
     "receipt": ("receipt", "print the receipt of a boot"),
     "collect-logs": ("ticket", "one archive for a bug report, without secrets"),

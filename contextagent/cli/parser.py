@@ -24,7 +24,6 @@ LATER = {
     "image": "describe, check, seal and compare images",
     "watch": "the one process that stays: features over HTTP, lifetime, heartbeat, pilot",
     "remaining": "the remaining lifetime, in seconds",
-    "features": "show or check machine and job features",
     "pilot": "how the pilot does, and how to stop it",
     "finish": "say how the payload ended",
     "drain": "let the machine end early",

@@ -20,6 +20,8 @@ _contextagent() {
 
     case $before in
         --format) offered='text json' ;;
+        --as) offered='panda dirac dirac-pilot glideinwms' ;;
+        --form) offered='path url' ;;
         --owner) offered='site user' ;;
         --phase) offered='pre-network post-network stop' ;;
         --event)
@@ -44,12 +46,19 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query trace receipt collect-logs lint pack simulate serve $every --version" ;;
+        '') offered="run plan status explain analyze query features trace receipt collect-logs lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
         explain | analyze) offered="--format $every" ;;
         query) offered="policy context status --format $every" ;;
+        features)
+            offered="show check --format $every"
+            case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
+                *' show '*) offered="--format $every" ;;
+                *' check '*) offered="--as --form --format $every" ;;
+            esac
+            ;;
         trace)
             offered="show verify --format $every"
             case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in

@@ -54,6 +54,9 @@ def completed(line: str, cwd: Path | None = None) -> set[str]:
         ("contextagent trace show --event an", "anchor"),
         ("contextagent trace verify --", "--anchor --format --root --policy --debug --help"),
         ("contextagent trace verify --anchor ", ""),
+        ("contextagent features c", "check"),
+        ("contextagent features check --as gl", "glideinwms"),
+        ("contextagent features show --", "--format --root --policy --debug --help"),
         ("contextagent bogus ", ""),
     ],
 )

@@ -31,8 +31,9 @@ PAGE = (REPOSITORY / "docs/reference/cli.md").read_text()
 MANUAL = (REPOSITORY / "docs/man/contextagent.8").read_text()
 COMPLETION = (REPOSITORY / "init/completion/contextagent.bash").read_text()
 EVERY = ("--debug", "--help", "--policy", "--root")
+ACTIONS = {"trace": ("show", "verify"), "features": ("show", "check"), "pilot": ("status", "stop")}
 COMMANDS = tuple(
-    command for verb in VERBS for command in (("trace show", "trace verify") if verb == "trace" else (verb,))
+    command for verb in VERBS for command in ([f"{verb} {action}" for action in ACTIONS.get(verb, ())] or [verb])
 )
 
 
@@ -171,9 +172,12 @@ def test_the_manual_names_no_option_that_there_is_not() -> None:
 
 def offered(command: str) -> set[str]:
     """Return the words that the completion offers behind a command."""
-    verb = command.rsplit(maxsplit=1)[-1]
-    arm = rf"^ +(?:\*' )?(?:[a-z]+ \| )?{verb}(?: \| [a-z]+)?(?: '\*)?\) offered=\"(.*)\" ;;$"
-    (words,) = re.findall(arm, COMPLETION, re.MULTILINE)
+    verb, _, action = command.partition(" ")
+    arms = COMPLETION.partition("case $verb in")[2]
+    if action:
+        arms = arms.partition(f"        {verb})\n")[2].partition("esac")[0]
+    arm = rf"^ +(?:\*' )?(?:[a-z]+ \| )?{action or verb}(?: \| [a-z]+)?(?: '\*)?\) offered=\"(.*)\" ;;$"
+    (words,) = re.findall(arm, arms, re.MULTILINE)
     return set(words.replace("$every", " ".join(EVERY)).split())
 
 
