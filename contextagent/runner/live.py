@@ -7,7 +7,7 @@ a secret.  It speaks of one boot: what another boot left is not read.
 from __future__ import annotations
 
 from contextagent import jsontext
-from contextagent.features.lifetime import End
+from contextagent.features.lifetime import End, Now, lifetime
 from contextagent.model import Value
 
 TYPE_CHECKING = False
@@ -58,6 +58,14 @@ def load_live(host: Host) -> Live | None:
         return Live(**{**plain, "ends": tuple(End(**each) for each in plain["ends"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def moving(host: Host) -> dict[str, Any]:
+    """Return `lifetime` and `pilot` as in status.json, as they are right now; None each where there is none."""
+    live = load_live(host)
+    first = lifetime(live.ends, Now(utc_s=host.utc_ns() / 1e9, boot_s=host.boot_ns() / 1e9)) if live else None
+    shown = {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by} if first else None
+    return {"lifetime": shown, "pilot": dict(live.pilot) if live and live.pilot else None}
 
 
 def store_live(host: Host, live: Live) -> None:

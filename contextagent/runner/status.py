@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+
 from contextagent import __version__, jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 STATUS = "status.json"
 """Its name below `Host.run_folder`."""
+_LIVE = "live.json"
+"""As in `runner.live`, which most boots do not load."""
+_LOCK = "status.lock"
+_TRIES, _TRY_S = 50, 0.001
 SCHEMA = 1
 EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}
 _FINE = ("ok", "pending")
@@ -135,13 +143,66 @@ def status_path(host: Host) -> str:
 
 
 def publish(host: Host, status: dict[str, Any]) -> None:
-    """Put `status.json` in place for everybody to read.
+    """Put `status.json` in place for everybody to read, with what moves while the machine lives as it is right now.
 
     Raises:
         CannotWriteError: It could not be written.
     """
     host.files.make_folder(host.run_folder, 0o755)
+    lock = _hold(host)
+    try:
+        _put(host, status)
+    finally:
+        os.close(lock)
+
+
+def refresh(host: Host) -> None:
+    """Bring the lifetime and the pilot in this boot's `status.json` up to date; nothing is done where there is none.
+
+    Raises:
+        CannotWriteError: It could not be written.
+    """
+    lock = _hold(host)
+    try:
+        status = read_status(host)
+        if status is not None and status.get("boot_id") == host.boot_id():
+            _put(host, status)
+    except ValueError:
+        return  # somebody with root's rights wrote there; the next `run` puts a whole one in its place
+    finally:
+        os.close(lock)
+
+
+def _put(host: Host, status: dict[str, Any]) -> None:
+    if host.files.exists(f"{host.run_folder}/{_LIVE}"):
+        from contextagent.runner.live import moving  # noqa: PLC0415  # most boots have nothing that moves
+
+        status = {**status, **moving(host)}
     host.files.write(status_path(host), jsontext.dumps(status).encode() + b"\n", mode=0o644)
+
+
+def _hold(host: Host) -> int:
+    """Return a descriptor that keeps other writers of the status away until it is closed.
+
+    A run and the watch both write it.  One that was stopped while it did so is not waited for any longer than this.
+
+    Raises:
+        CannotWriteError: The lock can't be made.
+    """
+    path = f"{host.run_folder}/{_LOCK}"
+    try:
+        fd = os.open(host.files.real(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"cannot lock '{path}': {error.strerror}"
+        raise CannotWriteError(message) from error
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_TRY_S)
+        else:
+            break
+    return fd
 
 
 def running(started: str) -> dict[str, Any]:
