@@ -1,0 +1,104 @@
+"""A folder into which an account may put files for root, and out of which only root can see them.
+
+Such a file is foreign: it may be a link, a pipe, somebody else's by a hard link, or endless.  It is judged by its
+descriptor, once it is open, so that it can't be another file by the time that it is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_bits
+
+from contextagent.host.files import NEW, random_name
+from contextagent.model import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.host.files import Files
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Dropped(Value):
+    """One thing that lies in the folder.
+
+    Attributes:
+        name: Its name there.
+        uid: Whose it is; -1 where that can't be told.
+        data: What it holds; empty where there is a problem.
+        problem: Why it is not what it should be; empty where it is.
+    """
+
+    name: str
+    uid: int = -1
+    data: bytes = b""
+    problem: str = ""
+
+
+def drop(files: Files, folder: str, data: bytes) -> None:
+    """Put a file into the folder, under a name of its own that nobody can guess, whole or not at all.
+
+    Raises:
+        CannotWriteError: It could not be put there.
+    """
+    files.write(f"{folder}/{random_name('')}", data)
+
+
+def look(files: Files, folder: str, *, max_bytes: int, most: int) -> tuple[Dropped, ...]:
+    """Return what lies there, the oldest first; of very much only `most`, the rest when those are gone.
+
+    A file that is being written (`Files.write`) is not there yet.
+    """
+    found: list[tuple[int, str]] = []
+    try:
+        with os.scandir(files.real(folder)) as entries:
+            for entry in entries:
+                if len(found) >= most:
+                    break
+                if not entry.name.startswith(NEW):
+                    found.append((_changed_ns(entry), entry.name))
+    except OSError:
+        return ()  # not made yet
+    return tuple(_opened(files.real(folder), name, max_bytes) for _, name in sorted(found))
+
+
+def _changed_ns(entry: os.DirEntry[str]) -> int:
+    """Return when the file came to its name: a moment that its owner can't set."""
+    try:
+        return entry.stat(follow_symlinks=False).st_ctime_ns
+    except OSError:
+        return 0
+
+
+def _opened(real: str, name: str, max_bytes: int) -> Dropped:
+    try:
+        fd = os.open(f"{real}/{name}", _READ)
+    except OSError as error:
+        cause = "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
+        return Dropped(name=name, problem=cause)
+    try:
+        return _judged(fd, name, max_bytes)
+    except OSError as error:
+        return Dropped(name=name, problem=error.strerror or str(error))
+    finally:
+        os.close(fd)
+
+
+def _judged(fd: int, name: str, max_bytes: int) -> Dropped:
+    """Return what an open file holds, or why it does not count.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    found = os.fstat(fd)
+    if not stat_bits.S_ISREG(found.st_mode):
+        return Dropped(name=name, uid=found.st_uid, problem="it is no regular file")
+    if found.st_nlink != 1:
+        return Dropped(name=name, uid=found.st_uid, problem="it has another name elsewhere")
+    data = b""
+    while len(data) <= max_bytes and (piece := os.read(fd, max_bytes + 1 - len(data))):
+        data += piece
+    if len(data) > max_bytes:
+        return Dropped(name=name, uid=found.st_uid, problem=f"it is larger than {max_bytes} bytes")
+    return Dropped(name=name, uid=found.st_uid, data=data)
