@@ -109,6 +109,7 @@ def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     logging = status.get("logging") or {"delivered": "none"}
     if logging["delivered"] != "none":
         yield f"logs      {logging['delivered']} {printable(', '.join(logging['targets']))}".rstrip()
+    yield from _lives(status)
     phases = [
         (name, phase["state"], _seconds(phase["duration_s"]), phase["started"] or "")
         for name, phase in status["phases"].items()
@@ -123,6 +124,22 @@ def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("errors", "warnings"):
         for said in status[kind]:
             yield f"{kind[:-1]}: {printable(said['message'])}"
+
+
+def _lives(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of what changes while a machine lives, as far as there is something to tell."""
+    lifetime, pilot = status.get("lifetime"), status.get("pilot")
+    if lifetime:
+        yield f"lifetime  until {_moment(lifetime)} ({lifetime['bound_by']})"
+    if pilot:
+        facts = [f"{name} {pilot[name]}" for name in ("pid", "code") if pilot.get(name) is not None]
+        why = [printable(pilot["reason"])] if pilot.get("reason") else []
+        told = f" ({', '.join([*why, *facts])})" if why or facts else ""
+        yield f"pilot     {pilot['framework']}: {pilot['state']}{told}"
+
+
+def _moment(lifetime: Mapping[str, Any]) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lifetime["shutdown_epoch_s"]))
 
 
 def _script_row(script: Mapping[str, Any]) -> tuple[str, ...]:
@@ -194,12 +211,50 @@ def _explain_lines(status: Mapping[str, Any]) -> Iterator[str]:
     logging = status.get("logging") or {"delivered": "none"}
     if logging["delivered"] != "none":
         yield f"logs {_DELIVERED[logging['delivered']].format(printable(', '.join(logging['targets'])))}"
+    yield from _why_lives(status)
     for kind in ("errors", "warnings"):
         for said in status[kind]:
             yield f"{kind[:-1]} [{said['reason']}]: {printable(said['message'])}"
 
 
-_EXPLAINED = ("result", "sources", "verdicts", "trust", "scripts", "logging", "errors", "warnings")
+def _why_lives(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why the machine ends when it does, and what became of its pilot."""
+    lifetime, pilot = status.get("lifetime"), status.get("pilot")
+    if lifetime:
+        yield f"the machine ends at {_moment(lifetime)}: {_ENDS.get(lifetime['bound_by'], lifetime['bound_by'])}"
+    if pilot:
+        reason = pilot.get("reason") or ""
+        why = f": {printable(_PILOT_WHY.get(reason, reason))}" if reason else ""
+        yield f"the pilot ({pilot['framework']}) {_PILOT_STATES.get(pilot['state'], pilot['state'])}{why}"
+
+
+_EXPLAINED = (
+    *("result", "sources", "verdicts", "trust", "scripts", "lifetime", "pilot", "logging", "errors", "warnings"),
+)
+_ENDS = {
+    "shutdowntime": "the machine feature 'shutdowntime' says so",
+    "shutdowntime_job": "the job feature 'shutdowntime_job' says so",
+    "wall_limit": "its job's wall limit is over then ('jobstart_secs' and 'wall_limit_secs')",
+    "ttl": "the time to live in its context is over then ('TTL')",
+    "policy": "it is 'lifetime.max_s' after its first boot then",
+    "endorsement": "its image's endorsement expires then ('image.max_age_days')",
+    "notice": "the cloud has announced to take it away then",
+    "drain": "it is being drained",
+}
+_PILOT_STATES = {
+    "waiting": "has not started yet",
+    "refused": "was refused",
+    "running": "runs",
+    "stopping": "is being stopped",
+    "ended": "has ended",
+}
+_PILOT_WHY = {
+    "site-failed": "the site's part of this boot failed",
+    "veto": "a site script ended with 100, which is its veto",
+    "banned": "the site's settings say 'ban.pilot'",
+    "no-pilot-file": "'/etc/contextagent/no-pilot' is there",
+    "lifetime": "too little lifetime is left ('pilot.min_lifetime_s', contextagent remaining)",
+}
 _DELIVERED = {
     "no": "go nowhere: no log daemon could be told to send them",
     "configured": "go by {}; whether they arrive is not known",
