@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextagent.errors import BrokenSourceError, ContextAgentError
 from contextagent.kit.finding import Finding
+from contextagent.kit.lint_features import check_features
 from contextagent.kit.lint_names import all_entries, name_meant
 from contextagent.kit.lint_script import ScriptFile, check_script
 from contextagent.kit.lint_secrets import find_secrets
@@ -217,7 +218,9 @@ class Context:
             unfolded.close()
 
     def _take(self, place: _Place, reading: Reading) -> None:
-        """Take the scripts and files that something offers."""
+        """Take the scripts, files and features that something offers."""
+        features: dict[str, str] = {}
+        places: dict[str, tuple[str, int]] = {}
         for offer in reading.offers:
             match offer.role:
                 case "script":
@@ -230,10 +233,16 @@ class Context:
                 case "kept" if offer.reason == "unknown-form":
                     message = f"'{offer.name}' is in no form that the agent knows: it is kept, and nothing of it is run"
                     self._say("warning", "unknown-form", message, place.shown)
+                case "feature":
+                    data = self._read(place, place.medium, offer.path)
+                    features[offer.name] = data.decode("utf-8", "replace").strip()
+                    places[offer.name] = (place.full(offer.path), 0)
                 case "settings" if place.raw and place.medium:
                     self._check_settings(place, place.medium, offer.path, "user")
                 case _:
                     pass
+
+        self._note(check_features(features, places))
 
     def _read(self, place: _Place, medium: NamedMedium | None, path: str) -> bytes:
         """Return a file's bytes, nothing where it can't be read, which is then told."""

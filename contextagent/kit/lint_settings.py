@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextagent.collectors import Collector
 from contextagent.collectors.words import links, selectors
 from contextagent.kit.finding import Finding
+from contextagent.kit.lint_features import settings_features
 from contextagent.policy.loader import check
 from contextagent.policy.schema import split_script_key
 
@@ -30,7 +31,7 @@ def check_settings(voice: Voice, path: str, data: bytes) -> tuple[Layer, list[Fi
     """Return what a settings file says, as far as it can be read, and every mistake in it."""
     layer, errors = check(voice, [(path, data)])
     said = [*as_findings("error", errors, path), *as_findings("warning", layer.warnings, path)]
-    return layer, [*said, *_check_logging(layer)]
+    return layer, [*said, *_check_logging(layer), *settings_features(layer)]
 
 
 def _check_logging(layer: Layer) -> Iterator[Finding]:

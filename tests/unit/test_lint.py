@@ -243,6 +243,13 @@ def test_a_users_script_that_wants_root_is_warned_of_unless_it_has_it(host: Host
         ]),
         ({"user/prolog.sh": "#!/bin/sh\n", "user/files/etc/motd": "x"}, [("target-refused", "user/files/etc/motd", 0)]),
         ({"user-data": "#!/bin/sh\necho (\n", "meta-data": "instance-id: i\n"}, [("syntax", "user-data", 2)]),
+        ({"features/machine/total_cpu": "four\n", "features/job/total_cpu": "4\n", "features/machine/syslog": "host"}, [
+            ("bad-feature", "features/machine/total_cpu", 0),
+            ("near-name", "features/job/total_cpu", 0),
+        ]),
+        ({"prolog.sh": "#!/bin/sh\n", "features/job/wall_limit_secs": "3600", "features/job/run_limit": "61"}, [
+            ("contradiction", "features/job/run_limit", 0),
+        ]),
         ({"user/prolog.sh": "#!/bin/sh\n", "site/site.yaml": "user:\n  profile: root\n"}, [
             ("root-before-site", "user/prolog.sh", 0),
             ("looser", "site/site.yaml", 2),
@@ -254,6 +261,13 @@ def test_each_mistake_of_a_context_is_named_with_its_file_and_line(
 ) -> None:
     got = _lint(host, _make(tmp_path / "in", files))
     assert sorted(got) == sorted(found)
+
+
+def test_a_mistake_in_the_features_of_a_settings_file_is_named_with_its_line(host: Host, tmp_path: Path) -> None:
+    said = "features:\n  job:\n    wall_limit_secs: 3600\n    run_limit: 61\n    walllimit_secs: 1\n    job_id: ''\n"
+    found = _lint(host, _make(tmp_path / "in", {"site.yaml": said}))
+    expected = {("contradiction", "site.yaml", 4), ("near-name", "site.yaml", 5), ("bad-feature", "site.yaml", 6)}
+    assert set(found) >= expected
 
 
 def test_every_refused_name_is_named_and_not_only_the_first(host: Host, tmp_path: Path) -> None:
