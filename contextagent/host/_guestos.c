@@ -60,10 +60,12 @@ enum {
     OWN_PIDS = 1,     /* a PID namespace is wanted; in what spawn() returns: and was had */
     KEEP_DAEMONS = 2, /* what the script leaves behind lives on if it ends with exit code 0 */
     OWN_ACCOUNT = 4,  /* nothing else runs as the account: without a namespace, all that does is killed at the end */
+    MAY_GAIN = 8,     /* set-uid programs (sudo, apptainer, glexec) work as ever: for pilots, which need them */
 };
 enum { STATUS_FD = 3, CONTROL_FD = 4, FIRST_FREE_FD = 5 };
 enum { MAX_LIMITS = 8, MAX_PROCESSES = 1 << 16, MAX_CAPABILITY = 63 };
 enum { SWEEP_S = 10, SWEEP_PAUSE_NS = 2000000 }; /* no bomb may hold the agent up for ever */
+enum { LINGER_S = 7, LINGER_PAUSE_NS = 50000000 };
 enum { STACK_BYTES = 1 << 16, KERNEL_SIGSET_BYTES = 8 };
 enum { MIN_DESCRIPTORS = 1 << 10, MAX_DESCRIPTORS = 1 << 16 }; /* to close without close_range, whatever the limit says */
 
@@ -77,7 +79,7 @@ struct order {
 
 struct tree {
     pid_t script;
-    int flags, is_subreaper, is_ended, wait_status;
+    int flags, is_subreaper, is_ended, is_told, wait_status;
     long killed;
 };
 
@@ -207,13 +209,13 @@ static int change_account(const struct order *o)
 static int drop_rights(const struct order *o)
 {
     /* The bounding set goes first (it needs a capability): where there is no no_new_privs, a set-uid program gains none */
-    for (int cap = 0; cap <= MAX_CAPABILITY; cap++)
+    for (int cap = 0; cap <= MAX_CAPABILITY && !(o->flags & MAY_GAIN); cap++)
         if (sys(SYS_prctl, PR_CAPBSET_DROP, cap) == -EINVAL)
             break;
     int error = sys(SYS_setgroups, 0, 0);
     if (!error)
         error = change_account(o);
-    if (!error)
+    if (!error && !(o->flags & MAY_GAIN))
         sys(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     return error;
 }
@@ -464,6 +466,34 @@ static void report(const struct tree *t)
          used.ru_maxrss, t->killed);
 }
 
+/* Pass a signal on to the script's own group: what batch systems do, and pilots count on. Return whether it was one. */
+static int signal_group(struct work *w)
+{
+    unsigned char number;
+    if (sys(SYS_read, CONTROL_FD, &number, 1) != 1)
+        return 0;
+    w->tree.is_told = 1;
+    sys(SYS_kill, -w->tree.script, number);
+    sys(SYS_kill, -w->tree.script, SIGCONT);
+    return 1;
+}
+
+/* Give the rest of a group that was told to end some time: a shell dies at once of what its child ends in order by. */
+static void linger(struct work *w)
+{
+    struct pollfd control = {CONTROL_FD, POLLIN, 0};
+    struct timespec pause = {0, LINGER_PAUSE_NS}, now, end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += LINGER_S;
+    do {
+        if (sys(SYS_kill, -w->tree.script, 0) || sys(SYS_ppoll, &control, 1, &pause, 0, KERNEL_SIGSET_BYTES) > 0)
+            return; /* it is gone; or whatever is said now, if only by the agent's death, ends the waiting */
+        pause.tv_nsec = LINGER_PAUSE_NS; /* the kernel wrote into it */
+        reap(&w->tree, 0, WNOHANG);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec < end.tv_sec);
+}
+
 /* Wait for the script to end, or for the agent to say (or to die) so. */
 static void watch(struct work *w)
 {
@@ -473,8 +503,10 @@ static void watch(struct work *w)
         char command;
         if (sys(SYS_ppoll, &control, 1, 0, &but_child, KERNEL_SIGSET_BYTES) <= 0)
             continue;
-        if (sys(SYS_read, CONTROL_FD, &command, 1) != 1 || command != 'T')
+        if (sys(SYS_read, CONTROL_FD, &command, 1) != 1 || !(command == 'T' || (command == 'S' && signal_group(w))))
             return;
+        if (command == 'S')
+            continue;
         signal_tree(w, SIGTERM);
         signal_tree(w, SIGCONT); /* a stopped process takes the first only after this */
     }
@@ -500,6 +532,8 @@ static void supervise(struct work *w)
     dup2(0, 1); /* the output pipe is the script's alone now */
     dup2(0, 2);
     watch(w);
+    if (t->is_ended && t->is_told)
+        linger(w);
     if (!(t->flags & KEEP_DAEMONS && t->is_ended && t->wait_status == 0))
         sweep(w);
     report(t);
@@ -752,7 +786,8 @@ static PyMethodDef methods[] = {
      "Start a script under a supervisor; return the supervisor's pid, and the flags that the kernel granted.\n"
      "argv, environment: tuples of bytes.  (-1, -1): keep the caller's rights.  limits: (resource, soft, hard), ....\n"
      "The supervisor writes lines to `status`: `start PID`, then `end WAITSTATUS USER_US SYSTEM_US MAXRSS_KIB KILLED`;\n"
-     "or `fail ERRNO STEP` alone.  On `control` it reads T (TERM to the tree); anything else, or its end, kills the tree."},
+     "or `fail ERRNO STEP` alone.  On `control` it reads T (TERM to the tree), or S and a byte (that signal to the\n"
+     "script's group, whose rest then has a moment longer than the script); anything else, or its end, kills the tree."},
     {"mount", guestos_mount, METH_VARARGS, "mount(source, target, kind, flags[, data])"},
     {"umount", guestos_umount, METH_VARARGS, "umount(target, flags)"},
     {"unshare", guestos_unshare, METH_VARARGS, "unshare(flags)"},
@@ -772,8 +807,8 @@ static int add_constants(PyObject *module)
     /* the limits, too: importing `resource` for five numbers would cost a boot 0.3 ms */
     static const struct { const char *name; long value; } constant[] = {
         {"OWN_PIDS", OWN_PIDS},           {"KEEP_DAEMONS", KEEP_DAEMONS},   {"OWN_ACCOUNT", OWN_ACCOUNT},
-        {"RLIMIT_AS", RLIMIT_AS},         {"RLIMIT_CORE", RLIMIT_CORE},     {"RLIMIT_CPU", RLIMIT_CPU},
-        {"RLIMIT_NOFILE", RLIMIT_NOFILE}, {"RLIMIT_NPROC", RLIMIT_NPROC},
+        {"MAY_GAIN", MAY_GAIN},           {"RLIMIT_AS", RLIMIT_AS},       {"RLIMIT_CORE", RLIMIT_CORE},
+        {"RLIMIT_CPU", RLIMIT_CPU},       {"RLIMIT_NOFILE", RLIMIT_NOFILE}, {"RLIMIT_NPROC", RLIMIT_NPROC},
     };
     for (size_t i = 0; i < sizeof constant / sizeof *constant; i++)
         if (PyModule_AddIntConstant(module, constant[i].name, constant[i].value))

@@ -82,6 +82,7 @@ class Supervised:
         self._poll = select.poll()
         self._poll.register(status, select.POLLIN)
         self._poll.register(output, select.POLLIN)
+        self._others: set[int] = set()
 
     def pump(self, end_s: float, take: Callable[[bytes], bool]) -> bool:
         """Hand on the output until the script has ended.
@@ -100,9 +101,38 @@ class Supervised:
             for fd, _ in self._poll.poll(min(left_s, _LONGEST_POLL_S) * 1000 + 1):
                 if fd == self._status:
                     self._hear()
-                elif not self._read(take):
+                elif fd in self._others or not self._read(take):
                     return False
         return self._drain(take)
+
+    def listen(self, fd: int, *, is_on: bool = True) -> None:
+        """Have `pump` give up whenever this descriptor, too, can be read; or no more, before it is closed."""
+        if is_on:
+            self._others.add(fd)
+            self._poll.register(fd, select.POLLIN)
+        elif fd in self._others:
+            self._others.remove(fd)
+            self._poll.unregister(fd)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it is about to execute its program, or has; `result` says so if that failed."""
+        return self._said.startswith(b"start ")
+
+    @property
+    def main_pid(self) -> int:
+        """The script's own process as this process sees it, while it runs; 0 where it can't be found."""
+        found = (pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(pid) == self._pid)
+        return min(found, default=0)  # what it leaves behind comes to the supervisor as well, and is younger as a rule
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Its supervisor; process 1 of the script's PID namespace where it has one."""
+        return self._pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the script's own process group, whose rest may then end a moment later than the script."""
+        self._command(b"S" + bytes((number,)))
 
     def terminate(self) -> None:
         """Send TERM to the whole tree."""
@@ -216,7 +246,16 @@ def _session(pid: int) -> int:
         return 0
 
 
-def start(
+def _parent(pid: int) -> int:
+    """Return a process's parent; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return int(file.readall().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def start(  # everything that a new process is made of
     argv: Sequence[str],
     environment: Mapping[str, str],
     folder: str,
@@ -224,6 +263,8 @@ def start(
     account: Account | None,
     limits: Limits,
     keep_daemons: bool,
+    may_gain: bool = False,
+    is_alone: bool = True,
 ) -> Supervised:
     """Start a script in a session of its own; stdin is /dev/null, stdout and stderr are one pipe, umask 077.
 
@@ -234,14 +275,17 @@ def start(
         account: Whose rights it gets, and no more, in a PID namespace where the kernel has one; None: the caller's.
         limits: Its bounds, as far as the kernel keeps them; time and output are the caller's to watch.
         keep_daemons: Whether what it leaves behind lives on when it ends with exit code 0.
+        may_gain: Whether set-uid programs give it the rights that they are for.
+        is_alone: Whether nothing else runs as the account, so that without a namespace all that does is killed.
 
     Raises:
         OSError: No pipe or no process could be had.
         ValueError: An argument or variable holds a NUL.
     """
-    uid, gid, flags = -1, -1, native.KEEP_DAEMONS if keep_daemons else 0
+    uid, gid = -1, -1
+    flags = (native.KEEP_DAEMONS if keep_daemons else 0) | (native.MAY_GAIN if may_gain else 0)
     if account is not None:
-        uid, gid, flags = account.uid, account.gid, flags | native.OWN_PIDS | native.OWN_ACCOUNT
+        uid, gid, flags = account.uid, account.gid, flags | native.OWN_PIDS | (native.OWN_ACCOUNT if is_alone else 0)
     fds: list[int] = []
     try:
         for _ in range(3):
