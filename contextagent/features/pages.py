@@ -6,7 +6,7 @@ from contextagent.model import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 MACHINE_PATH = "machinefeatures"
 JOB_PATH = "jobfeatures"
@@ -29,28 +29,27 @@ def addresses(http: str) -> tuple[str, str]:
     return f"http://{http}/{MACHINE_PATH}", f"http://{http}/{JOB_PATH}"
 
 
-def page(method: str, target: str, features: Mapping[str, str]) -> Page:
+def page(method: str, parts: Sequence[str], features: Mapping[str, str]) -> Page:
     """Return what is answered to a request.
 
     A folder's page is its names, one a line; a key's page is its value, byte for byte as in the file of that name.
 
     Args:
         method: Of the request.
-        target: Its path as sent; a query behind `?` changes nothing.
+        parts: The components of its path, decoded, without empty ones.
         features: `machine/KEY` or `job/KEY` to text.
     """
     if method not in ("GET", "HEAD"):
-        return Page(status=405, body=b"only GET and HEAD\n")
-    words = target.partition("?")[0].split("/")[1:]
-    if words == [""]:
-        return _listing(f"{name}/" for name in _FOLDERS)
-    folder = _FOLDERS.get(words[0])
-    if folder is None or len(words) > len(("folder", "key")):
-        return Page(status=404, body=b"no such page\n")
-    if words[1:] in ([], [""]):
-        return _listing(key.partition("/")[2] for key in sorted(features) if key.startswith(f"{folder}/"))
-    text = features.get(f"{folder}/{words[1]}")
-    return Page(status=404, body=b"no such feature\n") if text is None else Page(status=200, body=text.encode())
+        return Page(status=405, body=b"405 only GET and HEAD\n")
+    match parts:
+        case []:
+            return _listing(f"{name}/" for name in _FOLDERS)
+        case [name] if name in _FOLDERS:
+            folder = f"{_FOLDERS[name]}/"
+            return _listing(key.removeprefix(folder) for key in sorted(features) if key.startswith(folder))
+        case [name, key] if name in _FOLDERS and f"{_FOLDERS[name]}/{key}" in features:
+            return Page(status=200, body=features[f"{_FOLDERS[name]}/{key}"].encode())
+    return Page(status=404, body=b"404 no such feature\n")
 
 
 def _listing(names: Iterable[str]) -> Page:

@@ -18,8 +18,8 @@ from contextagent.runner.live import LIVE, load_live, store_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
 
     from contextagent.host import Host
     from contextagent.policy.settings import Settings
@@ -64,6 +64,9 @@ class Watch:
         poller: What the loop waits on; `at_readable` sets it up.
         readers: Descriptor to what is called when it can be read, or its other side is gone.
         is_poked: Whether all parts are to be called at once.
+        answers: What is asked for in the folder for requests (`drain`) to what is called with its words and the asker's
+            uid; a part puts its own there when it begins.
+        due_s: When they are to be called at the latest, on the clock since boot.
         is_trace_full: Whether the last record could not be made durable.
     """
 
@@ -75,6 +78,8 @@ class Watch:
         self.poller = select.poll()
         self.readers: dict[int, Callable[[], None]] = {}
         self.is_poked = False
+        self.answers: dict[str, Callable[[Mapping[str, Any], int], None]] = {}
+        self.due_s = float("inf")
         self.is_trace_full = False
         self._queue: list[tuple[str, dict[str, object]]] = []
         self._folders: dict[str, int] = {}
@@ -135,6 +140,7 @@ class Watch:
             )
             if written == "busy":
                 self._give_up_oldest()
+                self.wake_by(self.now().boot_s + _RETRY_S)
                 return False
             is_durable = written == "durable"
             self.is_trace_full = not is_durable
@@ -145,10 +151,6 @@ class Watch:
         while len(self._queue) > _MOST_QUEUED:
             ev, _ = self._queue.pop(0)
             self.host.announce(f"trace: {ev} is lost: another process holds the trace")
-
-    def retry_s(self, now: Now) -> float | None:
-        """Return when records that wait are tried again, on the clock since boot; None where none waits."""
-        return now.boot_s + _RETRY_S if self._queue else None
 
     @staticmethod
     def say(text: str) -> None:
@@ -191,6 +193,10 @@ class Watch:
     def poke(self) -> None:
         """Have all parts called as soon as what is being done is done."""
         self.is_poked = True
+
+    def wake_by(self, boot_s: float) -> None:
+        """Have all parts called by that second on the clock since boot, from outside of `Part.wake`."""
+        self.due_s = min(self.due_s, boot_s)
 
     def close(self) -> None:
         """Let go of the folders."""

@@ -1,0 +1,185 @@
+"""The end of the machine, as the watch brings it about: asked for by a request, or due since its lifetime is over.
+
+Whatever was said of the end before this watch began (`runner.ending`) is gone on with.  The slow part, telling the job
+outputs and asking for the power to go, is a child's.
+"""
+
+from __future__ import annotations
+
+from contextagent import jsontext
+from contextagent.errors import CannotWriteError
+from contextagent.features.lifetime import lifetime
+from contextagent.host import aside
+from contextagent.runner import ending, wishes
+from contextagent.runner.wishes import Wish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.features.lifetime import End, Now
+    from contextagent.host.aside import Aside
+    from contextagent.host.dropbox import Dropped
+    from contextagent.runner.ending import Word
+    from contextagent.watch.room import Watch
+
+_RETRY_S = 60.0
+_MOST_TRIES = 5
+"""How often an end that did not come about is tried again: each try costs a message, or a command of the site's."""
+_PILOT_SHARE = 0.75
+"""Of the time for the stop phase: until then a pilot that was told to end may still say with which code it did."""
+_BUSY = ("running", "stopping")
+
+
+def begin(watch: Watch) -> Requests:
+    """Return the part; the folder for requests is there from now on."""
+    try:
+        wishes.make_folder(watch.host, watch.settings)
+    except CannotWriteError as error:
+        watch.say(f"{error}, taking no requests")
+    watch.at_change(wishes.folder(watch.host))
+    return Requests(watch)
+
+
+class Requests:
+    """What is asked of this machine, and its end."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._word = ending.word(watch.host)
+        self._child: Aside | None = None
+        self._tries = 0
+        self._next_s = 0.0
+        if self._word and watch.live.finish is None:
+            watch.change(finish=self._word.shown())
+
+    def wake(self, now: Now) -> float | None:
+        """Act on what was dropped, on an end that has come, and on what is not done yet of one that was said."""
+        waiting = wishes.waiting(self._watch.host, self._watch.settings)
+        for dropped, wish in waiting:
+            self._answer(dropped, wish)
+        if waiting:
+            self._watch.poke()  # more may lie there
+        due_s = self._end(now)
+        retry_s = self._go_on(now)
+        return min((each for each in (due_s, retry_s) if each is not None), default=None)
+
+    def close(self) -> None:
+        """Leave a child that is at work alone: it ends by itself, and the next watch goes on from what it did."""
+        if self._child is not None:
+            self._watch.at_readable(self._child.fd, None)
+            self._child.leave()
+            self._child = None
+
+    def _answer(self, dropped: Dropped, wish: Wish | str) -> None:
+        """Do what one request asks, and only then remove it: whoever is killed in between does it again."""
+        if isinstance(wish, Wish):
+            self._grant(wish)
+        else:
+            self._watch.say(f"cannot use request '{dropped.name}': {wish}, removing it")
+        try:
+            wishes.done(self._watch.host, dropped)
+        except CannotWriteError as error:
+            self._watch.say(f"{error}, ignoring it")
+
+    def _grant(self, wish: Wish) -> None:
+        is_root = wish.uid in (0, self._watch.host.caller()[0])
+        if wish.ask == "finish":
+            self._finish(wish, is_root=is_root)
+        elif not is_root:
+            self._watch.say(
+                f"cannot use the request of uid {wish.uid}: '{wish.ask[:32]}' is root's to ask, ignoring it"
+            )
+        elif answer := self._watch.answers.get(wish.ask):
+            answer(wish.words, wish.uid)
+        else:
+            self._watch.say(f"cannot use the request of uid {wish.uid}: nobody knows '{wish.ask[:32]}', ignoring it")
+
+    def _finish(self, wish: Wish, *, is_root: bool) -> None:
+        code, text = wish.words.get("code"), wish.words.get("text")
+        cause = ""
+        if type(code) is not int or code not in ending.CODES or not isinstance(text, str):
+            cause = "it has no code of three digits and no text"
+        elif ending.is_ours(code) and not is_root:
+            cause = f"code {code} is root's"
+        if cause or type(code) is not int or not isinstance(text, str):
+            self._watch.say(f"cannot finish this machine for uid {wish.uid}: {cause}, ignoring it")
+            return
+        self._say(code, text, by=wish.uid)
+
+    def _say(self, code: int, text: str, *, by: int, goes_off: bool = True) -> None:
+        """Say how the machine ends, once."""
+        record = self._watch.record
+        try:
+            said, is_news = ending.say(self._watch.host, code=code, text=text, by=by, record=record, goes_off=goes_off)
+        except CannotWriteError as error:
+            self._watch.say(f"{error}, going on without it")
+            return
+        self._word = said
+        if is_news:
+            self._tries, self._next_s = 0, 0.0
+            self._watch.change(finish=said.shown())
+            self._watch.say(f"finishing this machine: {said.line()}")
+        else:
+            self._watch.say(f"this machine is finished already ({said.line()}), ignoring {code} of uid {by}")
+
+    def _end(self, now: Now) -> float | None:
+        """Finish a machine whose lifetime is over, and return when it will be."""
+        live, settings = self._watch.live, self._watch.settings
+        left = lifetime(live.ends, now)
+        if left is None or self._word is not None:
+            return None
+        first = min(live.ends, key=lambda end: end.left_s(now))
+        is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
+        due_s = now.boot_s + first.left_s(now) - settings["stop_budget_s"] * (_PILOT_SHARE if is_busy else 1.0)
+        if now.boot_s < due_s:
+            return due_s
+        is_asked = live.is_outputs_given or ending.has_pilot(live, settings)
+        goes_off = is_asked or not _was_past(first, now)
+        self._say(ending.BY_HOST, f"end of the lifetime ({left.bound_by})", by=0, goes_off=goes_off)
+        return None
+
+    def _go_on(self, now: Now) -> float | None:
+        """Have done what is not done of the end that was said, and return when that is tried again."""
+        if self._child is not None or not _is_open(self._word) or self._tries >= _MOST_TRIES:
+            return None
+        if now.boot_s < self._next_s:
+            return self._next_s
+        self._tries += 1
+        self._next_s = now.boot_s + _RETRY_S
+        host, live, settings = self._watch.host, self._watch.live, self._watch.settings
+
+        def work() -> str:
+            after, problems = ending.act(host, live, settings)
+            return jsontext.dumps([after.is_handed_over, [problem.text() for problem in problems]])
+
+        self._child = child = aside.start(work)
+        self._watch.at_readable(child.fd, self._done)
+        return None
+
+    def _done(self) -> None:
+        """Hear what a child did."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        self._watch.at_readable(child.fd, None)
+        said = child.result()
+        try:
+            is_handed_over, problems = jsontext.loads(said)
+        except (ValueError, TypeError):
+            is_handed_over, problems = False, [f"cannot end this machine: {said or 'killed'}, trying again"]
+        for problem in problems:
+            self._watch.say(problem)
+        self._word = ending.word(self._watch.host) or self._word
+        if self._watch.host.is_caller:
+            self._tries = _MOST_TRIES  # below another root nothing more can come of it
+        if is_handed_over:
+            self._watch.change(is_handed_over=True)
+        self._watch.poke()
+
+
+def _is_open(word: Word | None) -> bool:
+    return word is not None and not (word.is_told and (word.is_off or not word.goes_off))
+
+
+def _was_past(end: End, now: Now) -> bool:
+    """Return whether an end on the wall clock was over when the machine came up: it was wrong, or for another boot."""
+    return end.clock == "wall" and end.left_s(now) < -now.boot_s
