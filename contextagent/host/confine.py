@@ -48,6 +48,11 @@ class Channel:
         self._end_s = self._last_s = end_s
         self._poll: dict[int, select.poll] = {}
 
+    @property
+    def fd(self) -> int:
+        """The descriptor that becomes readable when the other side says something, or goes."""
+        return self._read_fd
+
     def send(self, message: bytes | memoryview) -> None:
         """Send one message.
 
@@ -123,6 +128,11 @@ class Child:
         self._pid = pid
         self._channel = channel
 
+    @property
+    def fd(self) -> int:
+        """What to poll for the child's next word."""
+        return self._channel.fd
+
     def ask(self, request: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES, end_s: float = 0) -> bytes:
         """Send a request and return the answer.
 
@@ -176,8 +186,12 @@ def start(
     keep: Sequence[int] = (),
     max_file_bytes: int = 0,
     prepare: Callable[[], None] | None = None,
+    account: tuple[int, int] = (_NOBODY, _NOBODY),
 ) -> Child:
-    """Fork a confined child; the arguments are those of `Host.confined`."""
+    """Fork a confined child; the arguments are those of `Host.confined`.
+
+    With `account` (uid, gid) it has the rights of that one instead of nobody's, if the agent is root.
+    """
     down_read, down_write = os.pipe()
     up_read, up_write = os.pipe()
     parent = os.getpid()
@@ -192,7 +206,7 @@ def start(
         os.close(up_read)
         if prepare is not None:
             prepare()
-        _confine((down_read, up_write, *keep), max_file_bytes)
+        _confine((down_read, up_write, *keep), max_file_bytes, account)
         _die_with(parent)
         work(Channel(down_read, up_write))
     except BaseException:  # noqa: BLE001  # whatever it was, nothing of the parent's may run on in its copy
@@ -200,7 +214,7 @@ def start(
     os._exit(0)
 
 
-def _confine(keep: Sequence[int], max_file_bytes: int) -> None:
+def _confine(keep: Sequence[int], max_file_bytes: int, account: tuple[int, int]) -> None:
     """Give up everything but computing and the descriptors in `keep`."""
     gc.disable()
     os.setsid()
@@ -222,8 +236,9 @@ def _confine(keep: Sequence[int], max_file_bytes: int) -> None:
         pass  # before Linux 3.5; the account and the limits hold all the same
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        uid, gid = account
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
 
 
 def _die_with(parent: int) -> None:

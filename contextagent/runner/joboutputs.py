@@ -1,0 +1,282 @@
+"""Job outputs: what a machine hands over to whoever started it, by PUT to a URL or into a folder.
+
+`$JOBOUTPUTS` is one or the other.  Nothing here blocks unless its name says `put`: a child makes the delivery, and
+whoever sent it polls a descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from contextagent.host import leaving
+from contextagent.host.leaving import Means, Source, Unanswered
+from contextagent.model import Problem, Value
+from contextagent.payloads.names import component_problem
+from contextagent.payloads.weburl import parse_web_url
+from contextagent.runner.journal import receipt_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contextagent.host import Host
+    from contextagent.host.accounts import Account
+    from contextagent.host.confine import Child
+    from contextagent.host.leaving import Client
+    from contextagent.payloads.weburl import WebUrl
+    from contextagent.policy.settings import Settings
+    from contextagent.runner.live import Live
+
+TOTAL_S = 30.0
+MAX_BYTES = 1 << 30
+"""Of one file: what is behind is left out."""
+RECEIPT = "receipt.json"
+_MAX_RECEIPT_BYTES = 16 << 20
+_MAX_SAID_BYTES = 4 << 10
+_NS = 10**9
+_TAKEN, _ELSEWHERE, _BUSY = 2, 3, 5
+_TOO_MANY = 429
+"""Hundreds of an HTTP status, and one that is as busy as a 5xx."""
+_TRIES = 2
+_RETRY_S = 0.5
+"""Before the second try, ± a half by chance: a thousand machines that end together must not come again together."""
+_FIRST_SHARE = 0.6
+"""Of the time, what the first try may take, so that the second has some."""
+
+
+class Outputs(Value):
+    """Where outputs go, and what is shown there of who we are.
+
+    Attributes:
+        where: An `http://` or `https://` URL, or a folder of the guest; empty for nowhere.
+        credential: File of the guest with a certificate and its key, for TLS; empty for none.
+        ca_dirs: Folders of the guest with authorities, beside those that the machine trusts.
+    """
+
+    where: str
+    credential: str = ""
+    ca_dirs: tuple[str, ...] = ()
+
+
+def outputs_of(live: Live | None, settings: Settings) -> Outputs:
+    """Return where this machine's outputs go.
+
+    The certificate is the pilot's (`pilot.credential.path`), as in the user data of the field, which uploads with
+    the pilot's proxy.
+    """
+    folders = (settings["pilot.ca_dir"], settings["trust.ca_dir"])
+    return Outputs(
+        where=live.outputs if live else "",
+        credential=settings["pilot.credential.path"] or "",
+        ca_dirs=tuple(dict.fromkeys(folder for folder in folders if folder)),
+    )
+
+
+class Delivery:
+    """Something on its way.
+
+    Args:
+        child: Who delivers it; None where it can't even be begun.
+        what: Its place, as it is shown.
+        cause: Why it could not be begun.
+    """
+
+    def __init__(self, child: Child | None, what: str, cause: str = "") -> None:
+        self._child = child
+        self._what = what
+        self._cause = cause
+        self._fd = -1 if child else _ended()
+
+    @property
+    def fd(self) -> int:
+        """What to poll for input: it is readable once `finish` has something to say."""
+        return self._child.fd if self._child else self._fd
+
+    def finish(self) -> Problem | None:
+        """Return what went wrong, None when it was delivered; whoever delivers is ended if it does not say so now."""
+        if self._child is not None:
+            said = leaving.heard(self._child, max_bytes=_MAX_SAID_BYTES)
+            self._child = None
+            self._cause = leaving.TOO_LONG if said is None else said.decode("utf-8", "replace")
+        self.close()
+        if not self._cause:
+            return None
+        message = f"cannot put '{self._what}': {self._cause}, going on without it"
+        return Problem(reason="output-not-delivered", message=message)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until `finish` has something to say, but no longer than that."""
+        if self._child is not None:
+            leaving.wait(self._child, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Give it up if it is not over; a second call does nothing."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _ended() -> int:
+    """Return a descriptor that is readable: its other end is closed."""
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    return read_end
+
+
+def start_put(
+    host: Host,
+    outputs: Outputs,
+    name: str,
+    body: bytes | str,
+    *,
+    total_s: float = TOTAL_S,
+    mode: int = 0o644,
+    account: Account | None = None,
+) -> Delivery:
+    """Start to deliver one output.
+
+    Args:
+        host: The machine.
+        outputs: Where to.
+        name: What it is called there; one component.
+        body: All of it, or the path of a file of the guest; a link in that place is not followed.
+        total_s: How long it may take.
+        mode: Of the file, where outputs go to a folder.
+        account: With whose rights a file is opened; None for the agent's own.
+    """
+    what = f"{outputs.where}/{name}" if outputs.where.startswith("/") else name
+    if cause := component_problem(name) or ("" if outputs.where else "there is no place for job outputs"):
+        return Delivery(None, what, cause)
+    source: Source | None = None
+    try:
+        if isinstance(body, str):
+            source = Source(host.files.real(body), (account.uid, account.gid) if account else None)
+        content = body if isinstance(body, bytes) else source or b""
+        if outputs.where.startswith("/"):
+            folder = host.files.real(outputs.where)
+            child = leaving.put_into(folder, name, content, mode=mode, total_s=total_s, failed=str.encode)
+            return Delivery(child, what)
+        url = parse_web_url(outputs.where)
+        means = means_of(host, outputs)
+        errand = Put(url, name, b"" if isinstance(body, str) else body, source, total_s=total_s)
+        child = leaving.send_out(errand.made, (url,), means, total_s=total_s, failed=str.encode, source=source)
+        return Delivery(child, url.below(name))
+    except (OSError, ValueError) as error:
+        return Delivery(None, what, getattr(error, "strerror", None) or str(error))
+
+
+def put(
+    host: Host,
+    outputs: Outputs,
+    name: str,
+    body: bytes | str,
+    *,
+    total_s: float = TOTAL_S,
+    mode: int = 0o644,
+    account: Account | None = None,
+) -> Problem | None:
+    """Deliver one output, and return what went wrong; the arguments are those of `start_put`."""
+    delivery = start_put(host, outputs, name, body, total_s=total_s, mode=mode, account=account)
+    delivery.wait(total_s + 2 * leaving.GRACE_S)
+    return delivery.finish()
+
+
+def means_of(host: Host, outputs: Outputs) -> Means:
+    """Return what a child is given for TLS."""
+    return Means(
+        credential=host.files.real(outputs.credential) if outputs.credential else "",
+        ca_dirs=tuple(host.files.real(folder) for folder in outputs.ca_dirs),
+    )
+
+
+class Put:
+    """One PUT with one more try, as a child makes it.
+
+    Args:
+        url: Below what.
+        name: What is put there.
+        body: What is sent, where it is no file.
+        source: The file that is sent.
+        total_s: How long both tries may take.
+        headers: Beside the usual ones.
+    """
+
+    def __init__(  # what a request is made of
+        self,
+        url: WebUrl,
+        name: str,
+        body: bytes,
+        source: Source | None = None,
+        *,
+        total_s: float = TOTAL_S,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._url = url
+        self._name = name
+        self._body = body
+        self._source = source
+        self._total_s = total_s
+        self._headers = headers
+
+    def made(self, client: Client) -> bytes:
+        """Do it, and return why it was not taken; nothing when it was."""
+        end_ns = time.monotonic_ns() + int(self._total_s * _NS)
+        cause = ""
+        for number in range(_TRIES):
+            left_ns = end_ns - time.monotonic_ns()
+            is_last = number == _TRIES - 1
+            try_ns = left_ns if is_last else int(left_ns * _FIRST_SHARE)
+            try:
+                cause, may_pass = self._tried(client, time.monotonic_ns() + try_ns), True
+            except Unanswered as unanswered:
+                cause, may_pass = unanswered.cause, unanswered.may_pass
+            except OSError as error:
+                cause, may_pass = str(error), False
+            if not cause:
+                return b""
+            if is_last or not may_pass:
+                break
+            wait_s = _RETRY_S / 2 + _RETRY_S * int.from_bytes(os.urandom(2), "big") / 65536
+            time.sleep(max(0.0, min(wait_s, (end_ns - time.monotonic_ns()) / _NS)))
+        return cause.encode("utf-8", "replace")[:_MAX_SAID_BYTES]
+
+    def _tried(self, client: Client, end_ns: int) -> str:
+        """Return why an attempt was refused in a way that may pass; nothing when it was taken.
+
+        Raises:
+            Unanswered: It was refused for good, or not answered.
+        """
+        body = leaving.Body(self._source.fd, MAX_BYTES) if self._source else leaving.Body(self._body)
+        reply = client.ask("PUT", self._url, self._name, end_ns=end_ns, headers=self._headers, body=body)
+        kind = reply.status // 100
+        if kind == _TAKEN:
+            return ""
+        if kind == _ELSEWHERE:
+            raise Unanswered(f"it sends us elsewhere (status {reply.status})", may_pass=False)
+        if kind == _BUSY or reply.status == _TOO_MANY:
+            return f"its status is {reply.status}"
+        raise Unanswered(f"its status is {reply.status}", may_pass=False)
+
+
+def receipt(host: Host) -> bytes | None:
+    """Return this boot's receipt as far as it is written; None where there is none yet."""
+    try:
+        return host.files.read(receipt_path(host.boot_id()), max_bytes=_MAX_RECEIPT_BYTES)
+    except OSError:
+        return None
+
+
+def start_receipt(host: Host, outputs: Outputs, *, total_s: float = TOTAL_S) -> Delivery | None:
+    """Start to deliver this boot's receipt; None where there is none yet."""
+    text = receipt(host)
+    return None if text is None else start_put(host, outputs, RECEIPT, text, total_s=total_s, mode=0o600)
+
+
+def put_receipt(host: Host, outputs: Outputs, *, total_s: float = TOTAL_S) -> Problem | None:
+    """Deliver this boot's receipt, if there is one, and return what went wrong."""
+    text = receipt(host)
+    return None if text is None else put(host, outputs, RECEIPT, text, total_s=total_s, mode=0o600)
