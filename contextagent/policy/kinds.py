@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.payloads.address import parse_address
+from contextagent.payloads.names import is_variable
 from contextagent.payloads.secrets import looks_secret
 from contextagent.policy.schema import describe
 from contextagent.policy.yamltext import Fault
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 FLAGS = {"yes": True, "no": False, "true": True, "false": False}
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NULLS = ("", "~", "null", "Null", "NULL")
+SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL")
+"""By which a pilot can be asked to end."""
+MAX_EXIT_CODE = 255
 SHOWN_CHARACTERS = 60
 _ACCOUNT = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _MAX_ACCOUNT = 32
@@ -63,8 +67,8 @@ def _convert(kind: Type, node: Node) -> Any:  # noqa: ANN401  # of the kind's ow
         return _list(kind, node)
     if kind[0] in ("record", "map"):
         return _fields(kind, node)
-    if kind[0] == "any":
-        return _any(node)
+    if kind[0] == "command" and node.kind == "list":
+        return _command(kind, node)
     if node.kind != "scalar":
         hint = "; quote it if the braces belong to the text" if kind[0] in ("text", "block") else ""
         raise Unfit(Fault(line=node.line, cause=f"{shown(node)} is not {describe(kind)}{hint}"))
@@ -110,7 +114,8 @@ def _fields(kind: Type, node: Node) -> dict[str, Any]:
             faults.append(Fault(line=name.line, cause=f"unknown field {shown(name)} in {describe(kind)}"))
             continue
         try:
-            found[_text(kind, name)] = _convert(rows[name.text][0] if rows else kind[1], child)
+            key = _text(kind, name) if rows else _convert(kind[2], name)
+            found[key] = _convert(rows[name.text][0] if rows else kind[1], child)
         except Unfit as unfit:
             faults += [fault.replace(cause=f"{shown(name)}: {fault.cause}") for fault in unfit.faults]
     written = [name.text for name, _ in node.pairs]
@@ -124,12 +129,12 @@ def _fields(kind: Type, node: Node) -> dict[str, Any]:
     return found
 
 
-def _any(node: Node) -> Any:  # noqa: ANN401  # whatever the writer wrote, as text
-    if node.kind == "list":
-        return tuple(_any(item) for item in node.items)
-    if node.kind == "map":
-        return {_text(("text",), name): _any(child) for name, child in node.pairs}
-    return _text(("block",), node)
+def _command(kind: Type, node: Node) -> tuple[str, ...]:
+    """Return a program and its arguments."""
+    words = _list(("list", ("block",)), node)
+    if not words or not words[0]:
+        raise Unfit(Fault(line=node.line, cause=f"no program stands in the list; {describe(kind)} is wanted"))
+    return words
 
 
 def _text(kind: Type, node: Node) -> str:
@@ -232,6 +237,49 @@ def _loopback(kind: Type, node: Node) -> str:
     return node.text
 
 
+def _line(kind: Type, node: Node) -> str:
+    """Return a command that is one text: a program, or a line for the shell."""
+    text = _text(("block",), node).strip()
+    if not text:
+        raise _unfit(kind, node)
+    return text
+
+
+def _variable(kind: Type, node: Node) -> str:
+    if not is_variable(node.text):
+        raise _unfit(kind, node)
+    return node.text
+
+
+def _file(kind: Type, node: Node) -> str:
+    text = _text(kind, node)
+    parts = text.split("/")
+    if parts[-1] in ("", ".") or ".." in parts:
+        raise _unfit(kind, node)
+    return text
+
+
+def _pattern(kind: Type, node: Node) -> str:
+    text = _text(kind, node)
+    if not text.strip("*. "):
+        raise _unfit(kind, node, "this one is in every line")
+    return text
+
+
+def _signal(kind: Type, node: Node) -> str:
+    name = node.text.removeprefix("SIG")
+    if name not in SIGNALS:
+        raise _unfit(kind, node, "write one of " + ", ".join(SIGNALS))
+    return name
+
+
+def _exit_code(kind: Type, node: Node) -> str:
+    """Return an exit code as text: the key of a map is one in JSON, too."""
+    if _digits(kind, node, node.text) > MAX_EXIT_CODE:
+        raise _unfit(kind, node)
+    return node.text
+
+
 _SCALARS: dict[str, Callable[[Type, Node], Any]] = {
     "flag": _flag,
     "words": _words,
@@ -246,4 +294,10 @@ _SCALARS: dict[str, Callable[[Type, Node], Any]] = {
     "file-name": _file_name,
     "device": _device,
     "loopback": _loopback,
+    "command": _line,
+    "variable": _variable,
+    "file": _file,
+    "pattern": _pattern,
+    "signal": _signal,
+    "exit-code": _exit_code,
 }

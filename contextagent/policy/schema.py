@@ -41,7 +41,14 @@ COUNT = ("int", "", 1, (1 << 31) - 1)
 COUNT_0 = ("int", "", 0, (1 << 31) - 1)
 TEXTS = ("list", TEXT)
 PATHS = ("list", PATH)
-ANY = ("any",)
+COMMAND = ("command",)
+"""A program and its arguments as a list, or a text."""
+VARIABLES = ("map", BLOCK, ("variable",))
+NAMED_FILES = ("map", BLOCK, ("file-name",))
+FILE = ("file",)
+CODE = ("int", "", 100, 799)
+CODES = ("map", CODE, ("exit-code",))
+LOG_PATTERN = ("record", ("pattern", ("pattern",), True), ("code", CODE, True))
 TRUST = ("words", "off", "prefer", "enforce")
 PROFILE = ("words", "unprivileged", "guarded", "root")
 SIGNER = ("record", ("subject", TEXT, True), ("issuer", TEXT, True))
@@ -166,30 +173,30 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("pilot.framework", FRAMEWORKS, None, "I S U?", LATER, "which pilot"),
     ("pilot.user", ("account", "root"), None, "I S U?", LATER, "account it runs as"),
     ("pilot.workdir", PATH, None, "I S U?", LATER, "folder it runs in"),
-    ("pilot.command", ANY, None, "I S U?", LATER, "what is started"),
+    ("pilot.command", COMMAND, None, "I S U?", LATER, "what is started; none: the framework's own program"),
     ("pilot.args", ("list", BLOCK), (), "I S U?", LATER, "its arguments"),
-    ("pilot.env", ("map", BLOCK), {}, "I S U?", LATER, "its environment"),
-    ("pilot.files", ANY, None, "I S U?", LATER, "files it needs"),
+    ("pilot.env", VARIABLES, {}, "I S U?", LATER, "its environment"),
+    ("pilot.files", NAMED_FILES, {}, "I S U?", LATER, "files to be written into its folder"),
     ("pilot.features", ("words", "path", "url"), None, "I S U?", LATER, "how it is told the features"),
     ("pilot.credential.kind", TEXT, None, "I S U?", LATER, "what credential it needs"),
     ("pilot.credential.path", PATH, None, "I S U?", LATER, "where the credential is"),
-    ("pilot.credential.env", TEXT, None, "I S U?", LATER, "variable that names the credential"),
+    ("pilot.credential.env", ("variable",), None, "I S U?", LATER, "variable that names the credential"),
     ("pilot.credential.refresh_s", SECONDS, None, "I S U?", LATER, "how often the credential is read again"),
     ("pilot.ca_dir", PATH, None, "I S U?", LATER, "folder of CA certificates"),
     ("pilot.voms_dir", PATH, None, "I S U?", LATER, "folder of VOMS servers"),
     ("pilot.vomses", PATH, None, "I S U?", LATER, "file or folder of VOMS addresses"),
     ("pilot.instances", COUNT, None, "I S U?", LATER, "how many"),
     ("pilot.min_lifetime_s", SECONDS_0, None, "I S U?", LATER, "no start with less left"),
-    ("pilot.stop.signal", TEXT, None, "I S U?", LATER, "signal that ends it"),
-    ("pilot.stop.command", ANY, None, "I S U?", LATER, "command that ends it"),
+    ("pilot.stop.signal", ("signal",), "TERM", "I S U?", LATER, "signal that ends it"),
+    ("pilot.stop.command", COMMAND, None, "I S U?", LATER, "command that ends it"),
     ("pilot.stop.timeout_s", SECONDS, 60, "I S U?", LATER, "time it has to end"),
     ("pilot.restart.max", COUNT_0, 0, "I S U?", LATER, "how often it is started again"),
     ("pilot.restart.backoff_s", SECONDS_0, None, "I S U?", LATER, "time before it is started again"),
-    ("pilot.result.exit_codes", ANY, None, "I S U?", LATER, "exit codes to shutdown codes"),
-    ("pilot.result.log_patterns", ANY, None, "I S U?", LATER, "log patterns to shutdown codes"),
-    ("pilot.result.empty_file", ANY, None, "I S U?", LATER, "file whose emptiness means no work"),
+    ("pilot.result.exit_codes", CODES, {}, "I S U?", LATER, "exit codes to shutdown codes"),
+    ("pilot.result.log_patterns", ("list", LOG_PATTERN), (), "I S U?", LATER, "log patterns to shutdown codes"),
+    ("pilot.result.empty_file", FILE, None, "I S U?", LATER, "file whose emptiness means no work"),
     ("pilot.on_exit", ("words", "finish", "restart", "idle"), "finish", "I S U?", LATER, "what its end does"),
-    ("pilot.outputs", ANY, None, "I S U?", LATER, "logs that are handed over"),
+    ("pilot.outputs", ("list", FILE), (), "I S U?", LATER, "logs that are handed over"),
     ("pilot.heartbeat.file", ("file-name",), None, "I S U?", LATER, "name of the heartbeat in the job outputs"),
     ("pilot.heartbeat.seconds", SECONDS, None, "I S U?", LATER, "how often it beats"),
     ("pilot.require_trace", ("words", "no", "configured", "reachable"), "no", "I S U?", LATER, "no trace, no pilot"),
@@ -286,7 +293,7 @@ def describe(kind: Type) -> str:
         case "record":
             return "a map of " + ", ".join(field if needed else f"[{field}]" for field, _, needed in kind[1:])
         case "map":
-            return "a map of names to texts"
+            return f"a map of {_KEYS[kind[2][0]]}, each {describe(kind[1])}"
         case _:
             return _WORDS[kind[0]]
 
@@ -302,5 +309,11 @@ _WORDS = {
     "file-name": "a file name without a slash",
     "device": "rom, or a device's name without a slash",
     "loopback": "127.0.0.1:PORT, or off",
-    "any": "a value",
+    "command": "a text, or a list of texts",
+    "variable": "a variable's name (letters, digits and _)",
+    "file": "a path, absolute or below the pilot's folder",
+    "pattern": "a text, in which * is anything",
+    "signal": "a signal's name",
+    "exit-code": "an exit code from 0 to 255",
 }
+_KEYS = {"variable": "variables", "file-name": "file names", "exit-code": "exit codes"}

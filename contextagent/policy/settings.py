@@ -138,6 +138,11 @@ class Settings:
             raise KeyError(name)
         return key.default
 
+    def section(self, name: str) -> dict[str, Any]:
+        """Return the value of every key in a section, by the rest of its name: `stop.timeout_s` of `pilot`."""
+        prefix = f"{name}."
+        return {key[len(prefix) :]: self[key] for key, *_ in ROWS if key.startswith(prefix)}
+
     def origin(self, name: str) -> Origin:
         """Return who set a key, and where."""
         if name in self._spoken:
@@ -173,6 +178,19 @@ class Settings:
         """Return the bounds of the script of that id; its owner's own words are in them, where they may be."""
         del owner  # the id begins with it; callers name it, since a limit by owner is the next thing sites ask for
         return Limits(**{field: self[script_key(script_id, field)] for field in Limits._fields})
+
+
+def pilot_problems(settings: Settings) -> Iterator[Problem]:
+    """Yield what keeps the pilot of these settings from being started anywhere, at the place where it was asked for."""
+    framework = settings["pilot.framework"]
+    if framework is None:
+        return
+    from contextagent.pilots.frameworks import problems  # noqa: PLC0415  # most machines have no pilot
+
+    origin = settings.origin("pilot.framework")
+    for problem in problems(framework, settings.section("pilot")):
+        message = f"{problem.message}, refusing the pilot"
+        yield problem.replace(message=message, path=origin.path, line=origin.line)
 
 
 def merge(image: Layer, *others: Layer | None) -> Settings:
@@ -227,7 +245,7 @@ class _Merging:
 
     def settings(self) -> Settings:
         """Return what came out."""
-        return Settings(self._view.preset, self._spoken, tuple(self._warnings))
+        return Settings(self._view.preset, self._spoken, (*self._warnings, *pilot_problems(self._view)))
 
     def _refusal(self, key: Key, rule: str, said: Setting, above: Mapping[str, Any], layer: Layer) -> str:
         """Return why a value does not hold, or nothing."""

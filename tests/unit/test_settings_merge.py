@@ -343,3 +343,29 @@ def test_only_the_image_speaks_where_only_the_image_may(image: Layer, site: Laye
             assert origin in ("default", "preset", "image")
         if key_of(name).who == "S":
             assert origin in ("default", site.voice)
+
+
+@pytest.mark.parametrize(
+    ("site", "warning"),
+    [
+        ("\npilot: {framework: slurm}", "s:2: cannot start the pilot: 'pilot.framework' slurm is not yet supported"),
+        ("pilot: {framework: command}", "s:1: cannot start the pilot: 'pilot.command' is missing, which framework"),
+        (
+            "pilot: {framework: panda, args: [-j, x]}",
+            "s:1: cannot start the pilot: 'pilot.args' has no -q (the queue's",
+        ),
+        (
+            "pilot: {framework: dirac, command: cd x}",
+            "s:1: cannot start the pilot: 'pilot.args' can't be given to a line",
+        ),
+    ],
+)
+def test_a_pilot_that_could_be_started_nowhere_is_told_where_it_was_asked_for(site: str, warning: str) -> None:
+    told = merged(site=site).warnings[-1].text()
+    assert told.startswith(warning)
+    assert told.endswith(", refusing the pilot")
+
+
+def test_what_one_voice_leaves_out_of_a_pilot_another_may_have_said() -> None:
+    settings = merged("pilot: {args: [-q, CLOUD]}", "pilot: {framework: panda}")
+    assert told(settings) == []
