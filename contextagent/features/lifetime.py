@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     BoundBy = Literal[
         "shutdowntime", "shutdowntime_job", "wall_limit", "ttl", "policy", "endorsement", "notice", "drain"
     ]
+    Clock = Literal["wall", "boot"]
 
 BOUNDS: tuple[BoundBy, ...] = (
     *("shutdowntime", "shutdowntime_job", "wall_limit", "ttl", "policy", "endorsement", "notice", "drain"),
@@ -35,7 +36,7 @@ class End(Value):
     """One end: seconds since 1970 where `clock` is `wall`, since boot (maybe before it) where it is `boot`."""
 
     by: BoundBy
-    clock: Literal["wall", "boot"]
+    clock: Clock
     at_s: float
 
     def left_s(self, now: Now) -> float:
@@ -57,8 +58,13 @@ def lifetime(ends: Iterable[End], now: Now) -> Lifetime | None:
     if first is None:
         return None
     at_s = first.at_s if first.clock == "wall" else now.utc_s + first.left_s(now)
-    left_s = max(int(first.left_s(now)), 0)
-    return Lifetime(shutdown_epoch_s=max(int(at_s), 0), bound_by=first.by, remaining_s=left_s)
+    left_s = max(_whole(first.left_s(now)), 0)
+    return Lifetime(shutdown_epoch_s=max(_whole(at_s), 0), bound_by=first.by, remaining_s=left_s)
+
+
+def _whole(seconds: float) -> int:
+    """Return whole seconds; a sum of the two clocks that is one but for a float's last digits is that one."""
+    return int(round(seconds, 3))
 
 
 def chosen_end(by: BoundBy, wished_s: float, grace_s: float, now: Now) -> End:

@@ -58,6 +58,15 @@ class Host:
         return facts.boot_ns()
 
     @staticmethod
+    def cpus() -> int:
+        """Return how many CPUs the machine has; at least 1."""
+        return facts.cpus()
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return how much memory and how much swap the machine has; 0 where it does not say."""
+        return facts.memory_bytes(self.files)
+
+    @staticmethod
     def is_clock_synchronised() -> bool:
         """Return whether the kernel says that a time service keeps the wall clock."""
         return facts.is_clock_synchronised()

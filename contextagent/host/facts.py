@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextagent.host.files import Files
 
 _OWN = "/contextagent"
+_MEMORY = "/proc/meminfo"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _DMI_NAMES = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "chassis_asset_tag")
 _CLOUDS = (
@@ -38,6 +39,22 @@ def boot_ns() -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     except OSError:
         return time.monotonic_ns()
+
+
+def cpus() -> int:
+    """Return how many CPUs the machine has that it may use; at least 1."""
+    return os.cpu_count() or 1
+
+
+def memory_bytes(files: Files) -> tuple[int, int]:
+    """Return how much memory and how much swap the machine has; 0 where it does not say."""
+    text = _text(files, _MEMORY) or _real_text(_MEMORY)
+    return _memory(text, "MemTotal:"), _memory(text, "SwapTotal:")
+
+
+def _memory(text: str, name: str) -> int:
+    words = text.partition(name)[2].partition("\n")[0].split()
+    return int(words[0]) * 1024 if words and words[0].isdigit() else 0
 
 
 def is_clock_synchronised() -> bool:

@@ -31,6 +31,7 @@ class Live(Value):
         features: `machine/KEY` or `job/KEY` to text, both vocabularies, as published.
         ends: Everything that may end the machine.
         grace_s: Least notice of an end, seconds.
+        boot_epoch_s: When the boot began, on the wall clock as it stood when this was written; the values count by it.
         outputs: Where job outputs go: a URL, or a folder of the guest; no slash at its end.
         is_outputs_given: Whether the site or the service named that place, or it is only the default folder.
         pilot: As in status.json; None where no pilot was asked for.
@@ -42,6 +43,7 @@ class Live(Value):
     features: Mapping[str, str] = {}
     ends: tuple[End, ...] = ()
     grace_s: int = 0
+    boot_epoch_s: int = 0
     outputs: str = ""
     is_outputs_given: bool = False
     pilot: Mapping[str, Any] | None = None

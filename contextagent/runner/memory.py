@@ -56,6 +56,8 @@ def recall(host: Host) -> Memory:
             reports=(),
             late=(),
             logging={},
+            read={},
+            lifetime={},
             warnings=state.warnings if not state.boot_id else (),
         )
     return Memory(state=state, unfinished=unfinished, begun=begun)

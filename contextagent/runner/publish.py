@@ -1,0 +1,294 @@
+"""Features put where pilots look for them: two folders, one number, and what of it changes in `live.json`.
+
+Each file is written by rename, and only where it does not hold its text already: a reader sees the old value or the new
+one, and an idle machine's disk sleeps.  A whole new folder is filled aside and takes its place in one step.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as stat_bits
+
+from contextagent.errors import CannotWriteError
+from contextagent.features import texts
+from contextagent.features.lifetime import Now
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES, Facts
+from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.host.files import NEW, write_all
+from contextagent.model import Problem
+from contextagent.payloads.names import is_feature_key
+from contextagent.runner.live import LIVE, Live, store_live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from typing import Any
+
+    from contextagent.features.values import Standing
+    from contextagent.host import Host
+    from contextagent.host.accounts import Account
+    from contextagent.runner.state import State
+
+FOLDERS: Mapping[str, str] = {"machine": MACHINE_FEATURES, "job": JOB_FEATURES}
+SHUTDOWN_TIME = "/var/run/shutdown_time"
+CHANGED = "features-changed"
+"""Reason of a problem that says what was found changed, and is mended."""
+_SLACK_S = 2
+"""How far the clocks may drift apart before the values follow: a clock that is kept is moved by less, all the time."""
+_PLAUSIBLE_S = 1_000_000_000
+"""A wall clock before September 2001 has not been set yet."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE, _FOLDER_MODE = 0o644, 0o755
+_MAX_KEYS = 512
+_MAX_BYTES = 4096
+
+
+def facts(host: Host, state: State, before: Live | None = None) -> Facts:
+    """Return what the machine knows of itself now; values that follow a clock stand as `before` while it is kept."""
+    boot_s = host.boot_ns() / 1e9
+    boot_epoch_s = int(host.utc_ns() / 1e9 - boot_s)
+    if before and abs(boot_epoch_s - before.boot_epoch_s) < _SLACK_S:
+        boot_epoch_s = before.boot_epoch_s
+    memory_bytes, swap_bytes = host.memory_bytes()
+    uuids = [value for kind, value in state.ids.items() if kind.endswith("uuid")]
+    is_first = state.first.get("boot_id", host.boot_id()) == host.boot_id()
+    return Facts(
+        cpus=host.cpus(),
+        memory_bytes=memory_bytes,
+        swap_bytes=swap_bytes,
+        uuid=(*uuids, state.ids.get("dmi") or host.product_uuid() or state.instance_id)[0],
+        now=Now(utc_s=boot_epoch_s + boot_s, boot_s=boot_s),
+        first_s=state.first.get("boot_s" if is_first else "utc_s", boot_s),
+        first_clock="boot" if is_first else "wall",
+    )
+
+
+def first_seen(host: Host, state: State) -> Mapping[str, Any]:
+    """Return when the instance was first seen: on both clocks, the wall's corrected as long as that boot lasts."""
+    boot_id, boot_s, utc_s = host.boot_id(), host.boot_ns() / 1e9, host.utc_ns() / 1e9
+    first = state.first
+    if first.get("boot_id") == boot_id:
+        return {**first, "utc_s": round(utc_s - boot_s + first["boot_s"], 3)}
+    if first.get("utc_s", 0) >= _PLAUSIBLE_S:
+        return first
+    return {"boot_id": boot_id, "boot_s": round(boot_s, 3), "utc_s": round(utc_s, 3)}
+
+
+def publish(
+    host: Host, standing: Standing, *, before: Live | None, ours: Collection[str] = ()
+) -> tuple[Live, tuple[Problem, ...]]:
+    """Write what is not as it should be, and return what is known now (stored), with what went wrong or was mended.
+
+    Args:
+        host: The machine.
+        standing: What is to be published.
+        before: What was known before in this boot.
+        ours: Keys of a site's own that an earlier boot left; others' files of unknown names stay.
+    """
+    problems = _fill_both(host, standing.values, before.features if before else {}, ours)
+    shutdown = str(standing.lifetime.shutdown_epoch_s) if standing.lifetime else ""
+    problems += _settle(host, _shutdown_path(host), shutdown)
+    live = (before or Live(boot_id=host.boot_id())).replace(
+        features=dict(standing.values),
+        ends=standing.ends,
+        grace_s=standing.grace_s,
+        boot_epoch_s=standing.boot_epoch_s,
+        outputs=standing.outputs,
+        is_outputs_given=standing.is_outputs_given,
+    )
+    if live != before or not host.files.exists(f"{host.run_folder}/{LIVE}"):
+        try:
+            store_live(host, live)
+        except CannotWriteError as error:
+            problems.append(Problem(reason=error.reason, message=f"{error}, going on without it"))
+    return live, tuple(problems)
+
+
+def furnish(host: Host, standing: Standing, account: Account | None) -> tuple[Problem, ...]:
+    """Make the folder for job outputs, the account's own with what is in it, and tell login shells of all three."""
+    problems = _make_outputs(host, account)
+    for path, text in texts.profiles(standing.outputs).items():
+        problems += _settle(host, path, text)
+    return tuple(problems)
+
+
+def withdraw(host: Host, ours: Collection[str]) -> tuple[Problem, ...]:
+    """Take back what an earlier boot published, where this one has nothing to say."""
+    problems = _fill_both(host, {}, {}, ours)
+    for path in (_shutdown_path(host), *texts.profiles("")):
+        problems += _settle(host, path, "")
+    return tuple(problems)
+
+
+def read_folder(host: Host, kind: str, folder: str) -> dict[str, str]:
+    """Return the features in a folder that somebody else keeps; what can't be one is passed over."""
+    found = {}
+    for entry in host.files.folder(folder)[:_MAX_KEYS]:
+        if entry.kind == "file" and is_feature_key(entry.name):
+            try:
+                data = host.files.read(f"{folder}/{entry.name}", max_bytes=_MAX_BYTES)
+            except OSError:
+                continue  # too large for a value, or gone
+            found[f"{kind}/{entry.name}"] = data.decode("utf-8", "replace").strip()
+    return found
+
+
+def _make_outputs(host: Host, account: Account | None) -> list[Problem]:
+    real = host.files.real(JOB_OUTPUTS)
+    try:
+        if _is_link(real):
+            host.files.remove(JOB_OUTPUTS)
+        host.files.make_folder(JOB_OUTPUTS, _FOLDER_MODE)
+        if account and not host.is_caller:
+            os.chown(real, account.uid, account.gid, follow_symlinks=False)
+    except (OSError, CannotWriteError) as error:
+        return [_failed(JOB_OUTPUTS, error)]
+    return []
+
+
+def _failed(what: str, error: Exception) -> Problem:
+    cause = f"cannot write '{what}': {error.strerror}" if isinstance(error, OSError) else str(error)
+    return Problem(reason="cannot-write", message=f"{cause}, going on without that feature")
+
+
+def _is_link(real: str) -> bool:
+    try:
+        return stat_bits.S_ISLNK(os.lstat(real).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _fill_both(host: Host, values: Mapping[str, str], known: Mapping[str, str], ours: Collection[str]) -> list[Problem]:
+    """Make both folders hold the values, and nothing that was ours and is not said any more."""
+    problems: list[Problem] = []
+    for kind, folder in FOLDERS.items():
+        mine = {key.partition("/")[2]: text for key, text in values.items() if key.startswith(kind)}
+        written = {key.partition("/")[2]: text for key, text in known.items() if key.startswith(kind)}
+        stale = {key.partition("/")[2] for key in (*ours, *known) if key.startswith(kind)}
+        try:
+            problems += _fill(host, folder, mine, written, stale)
+        except (OSError, CannotWriteError) as error:
+            problems.append(_failed(folder, error))
+    return problems
+
+
+def _fill(
+    host: Host, folder: str, values: Mapping[str, str], written: Mapping[str, str], stale: Collection[str]
+) -> list[Problem]:
+    """Make a folder hold these values: `written` is what it held when we left it, `stale` what else is ours there."""
+    real = host.files.real(folder)
+    try:
+        found = os.lstat(real)
+    except FileNotFoundError:
+        if values:
+            _fill_new(host, folder, values)
+        return [_mended(folder)] if written else []
+    if not stat_bits.S_ISDIR(found.st_mode):
+        host.files.remove(folder)  # a link is not followed, and what it leads to stays
+        _fill_new(host, folder, values)
+        return [_mended(folder)]
+    if stat_bits.S_IMODE(found.st_mode) != _FOLDER_MODE:
+        os.chmod(real, _FOLDER_MODE)
+    if found.st_uid and not host.is_caller:
+        os.chown(real, 0, 0, follow_symlinks=False)
+    for name in os.listdir(real):
+        if name not in values and (name in stale or name.startswith(NEW) or _is_known(folder, name)):
+            host.files.remove(f"{folder}/{name}")
+    wrong = [name for name, text in values.items() if not _holds(host, f"{real}/{name}", text)]
+    for name in wrong:
+        _put(host, f"{folder}/{name}", values[name])
+    return [_mended(f"{folder}/{name}") for name in wrong if written.get(name) == values[name]]
+
+
+def _mended(path: str) -> Problem:
+    return Problem(reason=CHANGED, message=f"'{path}' was changed by somebody else, putting it right")
+
+
+def _is_known(folder: str, name: str) -> bool:
+    """Whether a name is in the vocabulary: what an earlier boot or instance left of it says nothing now."""
+    key = f"{'machine' if folder == MACHINE_FEATURES else 'job'}/{name}"
+    return key in FEATURES or key in OLDER or key in OLDER_ALONE
+
+
+def _put(host: Host, path: str, text: str) -> None:
+    data = text.encode("utf-8", "replace")
+    try:
+        host.files.write(path, data, mode=_MODE)
+    except CannotWriteError:
+        host.files.remove(path)  # such as a folder in its place
+        host.files.write(path, data, mode=_MODE)
+
+
+def _fill_new(host: Host, folder: str, values: Mapping[str, str]) -> None:
+    """Make a folder with all its files aside, and put it in place in one step."""
+    aside = _aside(host, folder)
+    real = host.files.real(aside)
+    os.mkdir(real, 0o700)
+    try:
+        for name, text in values.items():
+            _write_new(f"{real}/{name}", text)
+        os.chmod(real, _FOLDER_MODE)
+        os.rename(real, host.files.real(folder))
+    except OSError:
+        host.files.remove(aside)
+        raise
+
+
+def _settle(host: Host, path: str, text: str) -> list[Problem]:
+    """Make a file in a folder of others hold a text, or not be there where that is empty; return what went wrong."""
+    try:
+        aside = _aside(host, path)
+        if not text:
+            host.files.remove(path)
+        elif not _holds(host, host.files.real(path), text):
+            try:
+                _write_new(host.files.real(aside), text)
+                os.rename(host.files.real(aside), host.files.real(path))
+            except OSError:
+                host.files.remove(aside)
+                raise
+    except (OSError, CannotWriteError) as error:
+        return [_failed(path, error)]
+    return []
+
+
+def _aside(host: Host, path: str) -> str:
+    """Return the name beside a path under which it is made ready: always the same, so that a kill leaves nothing."""
+    parent, _, name = path.rpartition("/")
+    aside = f"{parent}/.{name}.contextagent-new"
+    if host.files.exists(aside):
+        host.files.remove(aside)
+    elif not host.files.exists(parent):
+        host.files.make_folder(parent, _FOLDER_MODE)
+    return aside
+
+
+def _write_new(real: str, text: str) -> None:
+    fd = os.open(real, _NEW, _MODE)
+    try:
+        write_all(fd, text.encode("utf-8", "replace"))
+        os.fchmod(fd, _MODE)
+    finally:
+        os.close(fd)
+
+
+def _holds(host: Host, real: str, text: str) -> bool:
+    """Return whether a file is there for everybody to read, ours, and holds just this."""
+    try:
+        fd = os.open(real, _READ)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(fd)
+        data = text.encode("utf-8", "replace")
+        is_ours = host.is_caller or not found.st_uid
+        is_plain = stat_bits.S_ISREG(found.st_mode) and stat_bits.S_IMODE(found.st_mode) == _MODE
+        return is_ours and is_plain and os.read(fd, len(data) + 1) == data
+    finally:
+        os.close(fd)
+
+
+def _shutdown_path(host: Host) -> str:
+    """Return where the end stands: where /var/run is a link, it leads to /run, or out of another root."""
+    return SHUTDOWN_TIME.removeprefix("/var") if _is_link(host.files.real("/var/run")) else SHUTDOWN_TIME
