@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextagent.host.leaving import Body
 
 _OK = 200
+_DRAIN_BYTES = 64 << 10
 
 
 class Library:
@@ -81,7 +82,10 @@ class Library:
                 stream=True,
             ) as answer:
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if not max_bytes or answer.status_code != _OK:
+                if not max_bytes:
+                    return answer.status_code, kind, b""  # it was taken, whatever is said of that
+                if answer.status_code != _OK:
+                    answer.raw.read(_DRAIN_BYTES)  # nobody wants it, but the connection
                     return answer.status_code, kind, b""
                 data = answer.raw.read(max_bytes + 1, decode_content=False)
         except Exception as error:  # noqa: BLE001  # requests' own, urllib3's from a body, and what is below both
