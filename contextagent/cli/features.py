@@ -8,6 +8,7 @@ import time
 from contextagent.cli.parser import add_global
 from contextagent.cli.text import add_format, printable, table
 from contextagent.errors import BrokenSourceError, InvalidInputError, UnknownError
+from contextagent.features.pages import JOB_PATH, MACHINE_PATH
 from contextagent.features.readers import FORMS, READERS, check
 from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
 from contextagent.host.exchange import Exchange, Failed
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 FORM_OF: Mapping[Reader, Form] = {"panda": "path", "dirac": "url", "dirac-pilot": "url", "glideinwms": "path"}
 """The form that a pilot of each reader's framework is given, unless `pilot.features` says another."""
 FOLDERS = {"machine": "/etc/machinefeatures", "job": "/etc/jobfeatures"}
-"""A key's first half to the folder in which the rest of it is a file; the last word of it is the URL's path."""
+"""A key's first half to the folder in which the rest of it is a file."""
+_PATHS = {"machine": MACHINE_PATH, "job": JOB_PATH}
 _MAX_BYTES = 4096
 _CONNECT_NS, _TOTAL_NS = 1_000_000_000, 5_000_000_000
 _OK, _ABSENT = 200, (404, 410)
@@ -166,7 +168,7 @@ def _served(url: str) -> dict[str, str]:
     try:
         for key in FEATURES:
             half, _, name = key.partition("/")
-            text = _asked(exchange, f"/{FOLDERS[half].rpartition('/')[2]}/{name}", end_ns)
+            text = _asked(exchange, f"/{_PATHS[half]}/{name}", end_ns)
             if text is not None:
                 values[key] = text
     except Failed as error:

@@ -7,6 +7,7 @@ import os
 from contextagent.errors import BrokenSourceError, InvalidInputError, UsageError
 from contextagent.kit.finding import Finding
 from contextagent.kit.lint_context import Context
+from contextagent.kit.lint_pilot import check_pilot
 from contextagent.kit.lint_settings import as_findings, check_settings
 from contextagent.kit.tree import TreeMedium, read_tree
 from contextagent.policy.settings import load_image_policy, merge
@@ -57,8 +58,9 @@ def _check_settings(path: str) -> list[Finding]:
     layer, findings = check_settings(_voice(path), path, _read(path))
     if layer.voice != "image":
         return findings
-    more = [each for each in merge(layer).warnings if each not in layer.warnings]
-    return [*findings, *as_findings("warning", more, path)]
+    settings = merge(layer)
+    more = [each for each in settings.warnings if each not in layer.warnings]
+    return [*findings, *as_findings("warning", more, path), *check_pilot(settings)]
 
 
 def _is_policy(path: str) -> bool:

@@ -6,6 +6,7 @@ from contextagent.errors import BrokenSourceError, ContextAgentError
 from contextagent.kit.finding import Finding
 from contextagent.kit.lint_features import check_features
 from contextagent.kit.lint_names import all_entries, name_meant
+from contextagent.kit.lint_pilot import check_pilot
 from contextagent.kit.lint_script import ScriptFile, check_script
 from contextagent.kit.lint_secrets import find_secrets
 from contextagent.kit.lint_settings import as_findings, check_script_ids, check_settings
@@ -35,6 +36,8 @@ SEARCHED_BYTES = 1 << 20
 """A larger file is not searched for secrets."""
 MAX_READ_BYTES = 1 << 28
 MAX_PROBLEMS = 100
+_NO_PILOT = "refusing the pilot"
+"""What can't work at all, as far as all voices together say it."""
 _USERS_PLACES = (f"{USERS_HOME}/", f"{JOB_OUTPUTS}/")
 
 
@@ -295,7 +298,11 @@ class Context:
         """Look at what only the whole can tell: scripts with their neighbours, settings with their scripts."""
         before = merge(self._policy).warnings
         settings = merge(self._policy, self._layers.get("site"), self._layers.get("user"))
-        self._note(as_findings("warning", [each for each in settings.warnings if each not in before]))
+        for each in settings.warnings:
+            if each not in before:
+                self._note(as_findings("error" if each.message.endswith(_NO_PILOT) else "warning", [each]))
+        if any(name.startswith("pilot.") for layer in self._layers.values() for name in layer.values):
+            self._note(check_pilot(settings))
         wanted = self._layers["site"].values.get("user.profile") if "site" in self._layers else None
         profile: str = wanted.value if wanted else settings["user.profile"]
         texts = dict.fromkeys((self._script_path(place, offer), data) for place, offer, data in self._scripts)

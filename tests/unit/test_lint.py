@@ -270,6 +270,35 @@ def test_a_mistake_in_the_features_of_a_settings_file_is_named_with_its_line(hos
     assert set(found) >= expected
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("pilot:\n  framework: slurm\n", [("not-yet-supported", 2)]),
+        ("pilot:\n  args: [x]\n  framework: command\n", [("pilot-incomplete", 3)]),
+        ("pilot:\n  framework: command\n  command: run it\n  args: [x]\n", [("pilot-incomplete", 2)]),
+        ("pilot:\n  workdir: /srv\n", [("pilot-incomplete", 2)]),
+        ("pilot:\n  framework: command\n  command: x\n  heartbeat: {file: beat}\n", [("pilot-incomplete", 4)]),
+        ("pilot:\n  framework: command\n  command: x\n  credential:\n    env: X\n", [("pilot-incomplete", 5)]),
+        ("pilot:\n  framework: command\n  command: [run, it]\n  args: [x]\n", []),
+    ],
+)
+def test_what_a_pilot_can_not_be_started_with_is_named_with_its_line(
+    host: Host, tmp_path: Path, said: str, found: list[tuple[str, int]]
+) -> None:
+    place = _make(tmp_path / "in", {"site.yaml": said})
+    every = [each for each in lint(host, str(place)) if "ignoring it" not in each.message]
+    assert [(each.rule, each.line) for each in every] == found
+
+
+def test_what_a_policy_leaves_open_of_a_pilot_the_site_may_say(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("pilot:\n  framework: command\n")
+    levels = {each.level for each in lint(host, str(tmp_path / "policy.yaml")) if each.rule == "pilot-incomplete"}
+    assert levels == {"warning"}
+    folder = _make(tmp_path / "in", {"site.yaml": "pilot:\n  command: [/bin/true]\n"})
+    found = lint(host, str(folder), policy_override=str(tmp_path / "policy.yaml"))
+    assert [each for each in found if each.rule == "pilot-incomplete"] == []
+
+
 def test_every_refused_name_is_named_and_not_only_the_first(host: Host, tmp_path: Path) -> None:
     folder = _make(tmp_path / "in", {"site/context.sh": "A=(\n", "site/epilog.sh": "#!/bin/sh\n", "site/site.yaml": ""})
     (folder / "site/prolog.sh").mkdir()
