@@ -27,6 +27,7 @@ VERBS = {
     "analyze": ("report", "show where the time of this boot went"),
     "query": ("ask", "print one fact or setting, with where it comes from"),
     "features": ("features", "show machine and job features, or check them as a pilot reads them"),
+    "finish": ("finish", "say how the payload ended, and have the machine end"),
     "trace": ("trail", "show or verify the trace"),
     "receipt": ("receipt", "print the receipt of a boot"),
     "collect-logs": ("ticket", "one archive for a bug report, without secrets"),

@@ -25,7 +25,6 @@ LATER = {
     "watch": "the one process that stays: features over HTTP, lifetime, heartbeat, pilot",
     "remaining": "the remaining lifetime, in seconds",
     "pilot": "how the pilot does, and how to stop it",
-    "finish": "say how the payload ended",
     "drain": "let the machine end early",
 }
 """Verbs of later versions, refused by name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
+import time
 
 from contextagent.host.files import NEW, random_name
 from contextagent.model import Value
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from contextagent.host.files import Files
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+_WRITING_NS = 60 * 10**9
+"""How long a few bytes may take to be written."""
 
 
 class Dropped(Value):
@@ -48,30 +53,36 @@ def drop(files: Files, folder: str, data: bytes) -> None:
 def look(files: Files, folder: str, *, max_bytes: int, most: int) -> tuple[Dropped, ...]:
     """Return what lies there, the oldest first; of very much only `most`, the rest when those are gone.
 
-    A file that is being written (`Files.write`) is not there yet.
+    A file that is being written (`Files.write`) is not there yet, unless that takes too long, or it is too large.
     """
     found: list[tuple[int, str]] = []
+    now_ns = time.time_ns()
     try:
         with os.scandir(files.real(folder)) as entries:
             for entry in entries:
                 if len(found) >= most:
                     break
-                if not entry.name.startswith(NEW):
-                    found.append((_changed_ns(entry), entry.name))
+                changed_ns, size_bytes = _seen(entry)
+                is_new = entry.name.startswith(NEW) and size_bytes <= max_bytes
+                if not is_new or abs(now_ns - changed_ns) > _WRITING_NS:
+                    found.append((changed_ns, entry.name))
     except OSError:
         return ()  # not made yet
     return tuple(_opened(files.real(folder), name, max_bytes) for _, name in sorted(found))
 
 
-def _changed_ns(entry: os.DirEntry[str]) -> int:
-    """Return when the file came to its name: a moment that its owner can't set."""
+def _seen(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """Return when the file came to its name, a moment that its owner can't set, and its size."""
     try:
-        return entry.stat(follow_symlinks=False).st_ctime_ns
+        found = entry.stat(follow_symlinks=False)
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_ctime_ns, found.st_size
 
 
 def _opened(real: str, name: str, max_bytes: int) -> Dropped:
+    if name.startswith(NEW):
+        return Dropped(name=name, problem="it was never finished")
     try:
         fd = os.open(f"{real}/{name}", _READ)
     except OSError as error:

@@ -199,17 +199,17 @@ def tell(host: Host, live: Live, settings: Settings) -> tuple[Live, tuple[Proble
 
 def _tell(host: Host, live: Live, settings: Settings, said: Word) -> tuple[Live, tuple[Problem, ...]]:
     from contextagent.runner import joboutputs  # noqa: PLC0415  # most boots end without a word
+    from contextagent.runner.handover import hand_over  # noqa: PLC0415  # as above
 
-    problems: list[Problem] = list(joboutputs.hand_over(host, live, settings, total_s=OUTPUTS_S))
+    problems = hand_over(host, live, settings, total_s=OUTPUTS_S)
     is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
-    live = live.replace(is_handed_over=not is_busy)  # what it writes until its end is handed over by the stop phase
+    # what a pilot writes until its end is handed over by the stop phase
+    live = live.replace(is_handed_over=live.is_handed_over or not (is_busy or problems))
     if not said.is_told:
-        problem = joboutputs.put(host, live.outputs, MESSAGE, said.line().encode(), total_s=MESSAGE_S)
-        if problem:
-            problems.append(problem)
-        else:
-            problems += _marked(host, said.replace(is_told=True))
-    return live, tuple(problems)
+        outputs = joboutputs.outputs_of(live, settings)
+        problem = joboutputs.put(host, outputs, MESSAGE, said.line().encode(), total_s=MESSAGE_S)
+        problems += (problem,) if problem else _marked(host, said.replace(is_told=True))
+    return live, problems
 
 
 def _leave(host: Host, live: Live, said: Word) -> tuple[Problem, ...]:

@@ -5,6 +5,8 @@ One request is one JSON object, `ask` with its own words beside it: `{"ask": "fi
 
 from __future__ import annotations
 
+import os
+
 from contextagent import jsontext
 from contextagent.model import Value
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 FOLDER = "finish"
 """Its name below `Host.run_folder`."""
 MODE = 0o730
+WATCH_PID = "watch.pid"
+"""The watch's process id, below `Host.run_folder` as well."""
+_MAX_PID_BYTES = 32
 MAX_BYTES = 4096
 _MOST = 64
 """How many are taken at a time: whoever floods the folder only waits for longer."""
@@ -66,6 +71,21 @@ def ask(host: Host, kind: str, **words: object) -> None:
     from contextagent.host import dropbox  # noqa: PLC0415  # most boots end without a word
 
     dropbox.drop(host.files, folder(host), jsontext.dumps({"ask": kind, **words}).encode() + b"\n")
+
+
+def is_watched(host: Host) -> bool:
+    """Return whether a watch runs on this machine: it says its process id in a file."""
+    try:
+        pid = int(host.files.read(f"{host.run_folder}/{WATCH_PID}", max_bytes=_MAX_PID_BYTES))
+        if os.path.exists(f"/proc/{pid}"):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                return b"watch" in file.read(MAX_BYTES).split(b"\0")
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another account's process that can't be looked at (a /proc with hidepid)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return False
 
 
 def waiting(host: Host, settings: Settings) -> list[tuple[Dropped, Wish | str]]:

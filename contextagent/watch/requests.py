@@ -125,15 +125,18 @@ class Requests:
         """Finish a machine whose lifetime is over, and return when it will be."""
         live, settings = self._watch.live, self._watch.settings
         left = lifetime(live.ends, now)
-        if left is None or self._word is not None:
+        if left is None:
             return None
         first = min(live.ends, key=lambda end: end.left_s(now))
-        is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
-        due_s = now.boot_s + first.left_s(now) - settings["stop_budget_s"] * (_PILOT_SHARE if is_busy else 1.0)
-        if now.boot_s < due_s:
-            return due_s
         is_asked = live.is_outputs_given or ending.has_pilot(live, settings)
         goes_off = is_asked or not _was_past(first, now)
+        if self._word and (self._word.goes_off or not goes_off):
+            return None
+        is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
+        stop_s: float = settings["stop_budget_s"] * (_PILOT_SHARE if is_busy else 1.0)
+        due_s = now.boot_s + first.left_s(now) - stop_s
+        if now.boot_s < due_s:
+            return due_s
         self._say(ending.BY_HOST, f"end of the lifetime ({left.bound_by})", by=0, goes_off=goes_off)
         return None
 
