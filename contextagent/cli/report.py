@@ -253,7 +253,18 @@ _PILOT_WHY = {
     "veto": "a site script ended with 100, which is its veto",
     "banned": "the site's settings say 'ban.pilot'",
     "no-pilot-file": "'/etc/contextagent/no-pilot' is there",
+    "trace": "the trace does not go as far as 'pilot.require_trace' wants it",
+    "trace-full": "the trace can't be written, and 'trace.on_full' is strict",
     "lifetime": "too little lifetime is left ('pilot.min_lifetime_s', contextagent remaining)",
+    "finished": "this machine has been finished",
+    "no-account": "there is no account that it could run as ('pilot.user')",
+    "credential": "its credential is missing, for others to read, or no longer valid ('pilot.credential.path')",
+    "ca-dir": "its folder of CA certificates is empty or missing ('pilot.ca_dir')",
+    "voms-dir": "its folder of VOMS servers is empty or missing ('pilot.voms_dir')",
+    "vomses": "its VOMS addresses are missing ('pilot.vomses')",
+    "not-startable": "its program can't be started",
+    "not-yet-supported": "the agent does not know that framework yet",
+    "pilot-incomplete": "its settings do not say how to start it (contextagent lint)",
 }
 _DELIVERED = {
     "no": "go nowhere: no log daemon could be told to send them",
