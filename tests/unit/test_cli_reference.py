@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def test_the_page_has_every_word_and_option_of_a_command(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_page_has_an_example_that_the_parser_understands(command: str) -> None:
     (block,) = re.findall(r"^```\n(.*?)^```$", section(command), re.MULTILINE | re.DOTALL)
-    examples = [re.sub(r"^.*\| |\s+#.*$", "", line).split() for line in block.splitlines()]
+    examples = [shlex.split(re.sub(r"^.*\| |\s+#.*$", "", line)) for line in block.splitlines()]
     assert all(words[0] == "contextagent" for words in examples)
     for words in examples:
         given = ["0" * 64 if word == "HASH" else word for word in words[1:]]
