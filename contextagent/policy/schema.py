@@ -197,8 +197,8 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("pilot.result.empty_file", FILE, None, "I S U?", LATER, "file whose emptiness means no work"),
     ("pilot.on_exit", ("words", "finish", "restart", "idle"), "finish", "I S U?", LATER, "what its end does"),
     ("pilot.outputs", ("list", FILE), (), "I S U?", LATER, "logs that are handed over"),
-    ("pilot.heartbeat.file", ("file-name",), None, "I S U?", LATER, "name of the heartbeat in the job outputs"),
-    ("pilot.heartbeat.seconds", SECONDS, None, "I S U?", LATER, "how often it beats"),
+    ("pilot.heartbeat.file", ("file-name",), None, "I S U?", NOW, "name of the heartbeat in the job outputs"),
+    ("pilot.heartbeat.seconds", SECONDS, None, "I S U?", NOW, "how often it beats; 60 s without it"),
     ("pilot.require_trace", ("words", "no", "configured", "reachable"), "no", "I S U?", LATER, "no trace, no pilot"),
 )
 _BY_KEY = {row[0]: row for row in ROWS}

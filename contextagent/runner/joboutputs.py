@@ -136,6 +136,7 @@ def start_put(
     total_s: float = TOTAL_S,
     mode: int = 0o644,
     account: Account | None = None,
+    headers: Sequence[tuple[str, str]] = (),
 ) -> Delivery:
     """Start to deliver one output.
 
@@ -147,6 +148,7 @@ def start_put(
         total_s: How long it may take.
         mode: Of the file, where outputs go to a folder.
         account: With whose rights a file is opened; None for the agent's own.
+        headers: Beside the usual ones, where outputs go to a URL; they may be secret.
     """
     what = f"{outputs.where}/{name}" if outputs.where.startswith("/") else name
     if cause := component_problem(name) or ("" if outputs.where else "there is no place for job outputs"):
@@ -162,7 +164,7 @@ def start_put(
             return Delivery(child, what)
         url = parse_web_url(outputs.where)
         means = means_of(host, outputs)
-        errand = Put(url, name, b"" if isinstance(body, str) else body, source, total_s=total_s)
+        errand = Put(url, name, b"" if isinstance(body, str) else body, source, total_s=total_s, headers=headers)
         child = leaving.send_out(errand.made, (url,), means, total_s=total_s, failed=str.encode, source=source)
         return Delivery(child, url.below(name))
     except (OSError, ValueError) as error:

@@ -1,0 +1,104 @@
+"""What the watch delivers once in a boot, after the phase after the network: tried again until it is taken."""
+
+from __future__ import annotations
+
+from contextagent.errors import CannotWriteError
+from contextagent.runner.state import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from contextagent.features.lifetime import Now
+    from contextagent.runner.joboutputs import Delivery
+    from contextagent.runner.state import State
+    from contextagent.watch.room import Watch
+
+PHASE = "post-network"
+_FIRST_S = 60.0
+_LAST_S = 900.0
+"""Before the second try, doubled for each of the next ones, and the longest that is waited."""
+_MOST_TRIES = 20
+
+
+class Once:
+    """One thing to deliver.
+
+    Args:
+        watch: What all parts share.
+        name: Of what is delivered, in one word; a file of that name below `Host.run_folder` says that it has been.
+        states: Of the phase after the network, in which it is.
+        start: Starts to deliver it, as far as the state tells; None where there is nothing to deliver.
+    """
+
+    def __init__(
+        self, watch: Watch, name: str, states: Collection[str], start: Callable[[State], Delivery | None]
+    ) -> None:
+        self._watch = watch
+        self._name = name
+        self._mark = f"{watch.host.run_folder}/{name}.sent"
+        self._states = states
+        self._start = start
+        self._tries = 0
+        self._due_s = 0.0
+        self._delivery: Delivery | None = None
+        self._is_over = watch.host.files.exists(self._mark)
+
+    def wake(self, now: Now) -> float | None:
+        """Deliver it, if it is time to."""
+        if self._is_over or self._delivery is not None:
+            return None
+        if now.boot_s < self._due_s:
+            return self._due_s
+        state = self._ended()
+        if state is None:
+            return None  # it is looked at again with the next tick
+        self._delivery = self._start(state)
+        if self._delivery is None:
+            self._is_over = True
+            return None
+        self._tries += 1
+        self._due_s = now.boot_s + min(_FIRST_S * 2 ** (self._tries - 1), _LAST_S)
+        self._watch.at_readable(self._delivery.fd, self._end)
+        return self._due_s
+
+    def _ended(self) -> State | None:
+        """Return the state in which the phase has ended as it should; None where that is not so, or not yet."""
+        state: State | None = self._watch.state
+        if _phase(state) in ("", "running", "pending"):
+            state = load(self._watch.host)
+        is_this_boot = state is not None and state.boot_id == self._watch.host.boot_id()
+        return state if is_this_boot and _phase(state) in self._states else None
+
+    def _end(self) -> None:
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:
+            return
+        self._watch.at_readable(delivery.fd, None)
+        problem = delivery.finish()
+        if problem is None:
+            self._is_over = True
+            self._remember()
+            return
+        self._is_over = self._tries >= _MOST_TRIES
+        if self._tries == 1 or self._is_over:
+            then = "giving up" if self._is_over else "trying again later"
+            self._watch.say(f"{problem.message.rpartition(', ')[0]}, {then}")
+        self._watch.wake_by(self._due_s)
+
+    def _remember(self) -> None:
+        try:
+            self._watch.host.files.write(self._mark, b"", mode=0o644)
+        except CannotWriteError as error:
+            self._watch.say(f"{error}, going on without it")
+
+    def close(self) -> None:
+        """Let go of what is on its way; the next watch begins anew."""
+        if self._delivery is not None:
+            self._watch.at_readable(self._delivery.fd, None)
+            self._delivery.close()
+            self._delivery = None
+
+
+def _phase(state: State | None) -> str:
+    return str(state.phases.get(PHASE, {}).get("state", "")) if state else ""
