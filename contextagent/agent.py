@@ -20,6 +20,7 @@ from contextagent.sources.legs import Query, legs, open_owners, settled
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from contextagent.host import Host
     from contextagent.model import Phase, Plan, Verdict
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 BOOT = PHASES[:2]
 """What `run` and a boot go through; `stop` comes when the machine does."""
+
+
+_ADDRESSES = ("MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS")
 
 
 class Request(Value):
@@ -112,7 +116,8 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
     image = load_image_policy(host, request.policy, may_write=False)
     memory = recall(host)
     known, settings, _ = _found(host, memory.state, phase, request, image, is_trial=True)
-    situation = _situation(host, settings, memory, known, phase, request)
+    known, features = _with_features(host, memory, known, settings, phase, is_trial=True)
+    situation = _situation(host, settings, memory, known, phase, request).replace(**features)
     known, situation = _with_logs(host, known, situation)
     steps = make_plan(phase, known.supplies, situation)
     return Outlook(plan=steps, state=known)
@@ -132,6 +137,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
         chronicle.begin(host, journal, known, image, search.verdicts)
         forget_old(host, keep_days=settings["trace.keep_days"])
         known = close_interrupted(journal, memory.replace(state=known))
+        known, features = _with_features(host, memory, known, settings, phase, is_trial=False)
         around = surroundings(host, known, settings, phase)
         known = known.saying(warnings=around.problems)
         if search.second and not search.first:
@@ -143,7 +149,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
             from contextagent.sources.arriving import installed  # noqa: PLC0415  # as above
 
             known = installed(host, search.first, search.second, memory.state, known, folders)
-        situation = _situation(host, settings, memory, known, phase, request)
+        situation = _situation(host, settings, memory, known, phase, request).replace(**features)
         known, situation = _with_logs(host, known, situation)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"
         steps = make_plan(phase, known.supplies, situation.replace(is_user_withheld=is_withheld))
@@ -239,6 +245,41 @@ def _situation(  # everything that a plan depends on
         late=OWNERS if is_late else known.late,
         begun={each: "done" if end else "interrupted" for each, end in memory.begun.items()} if is_continued else {},
     )
+
+
+def _with_features(  # both halves of the story meet here
+    host: Host, memory: Memory, known: State, settings: Settings, phase: Phase | None, *, is_trial: bool
+) -> tuple[State, dict[str, Any]]:
+    """Return the state and, for the plan, the features that are to be published; what only a service has is asked for.
+
+    A boot in which nobody says anything is as if the agent were not there.
+    """
+    if known.instance_id != memory.state.instance_id and known.first.get("boot_id") != known.boot_id:
+        known = known.replace(first={})
+    if phase == "stop":
+        return known, {}
+    from contextagent.runner import publish, publishing  # noqa: PLC0415  # a machine that stops publishes nothing
+
+    outputs, is_sites = "", True
+    if _names_addresses(known):
+        from contextagent.sources import features  # noqa: PLC0415  # most contexts name none
+
+        urls, problems = features.urls(host, known)
+        outputs, is_sites = urls.outputs, urls.is_sites
+        known = known.saying(warnings=problems)
+        if phase == BOOT[1] and not is_trial:
+            read = features.read_features(host, urls, previous=known.read)
+            known = known.replace(read=read.values).saying(errors=read.problems)
+    voices = publish.voices(host, known, settings, is_read_sites=is_sites, outputs=outputs)
+    due = publishing.due(host, known, voices)
+    return due.state, {"features": due.features, "features_ours": due.ours}
+
+
+def _names_addresses(known: State) -> bool:
+    """Whether the context can say where features are read or outputs go."""
+    supplies = [supply for supply in known.supplies.values() if supply]
+    is_said = any(name in supply.variables for supply in supplies for name in _ADDRESSES)
+    return is_said or any(kept.reason == "meta-map" for supply in supplies for kept in supply.kept)
 
 
 def _with_logs(host: Host, known: State, situation: Situation) -> tuple[State, Situation]:

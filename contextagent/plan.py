@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from contextagent.collectors import Target
+    from contextagent.features.values import Standing
     from contextagent.model import Frequency, Kept, LoginKey, Owner, Phase, Profile, Script, Supply
     from contextagent.policy.settings import Settings
 
@@ -35,6 +36,8 @@ class Situation(Value):
         logs_wanted: Where the site wants logs sent.
         logs_barred: Why they can't be sent there at all; empty as a rule.
         log_leftovers: What daemons were told by an earlier boot, and are not any more.
+        features: What is to be published, or taken back where it is empty; None where there is neither.
+        features_ours: Keys of a site's own that the boot before left published.
     """
 
     settings: Settings
@@ -49,12 +52,15 @@ class Situation(Value):
     logs_wanted: tuple[str, ...] = ()
     logs_barred: str = ""
     log_leftovers: tuple[Target, ...] = ()
+    features: Standing | None = None
+    features_ours: tuple[str, ...] = ()
 
 
 def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Plan:
     """Return the steps of one phase in the order in which they are taken, or of all phases where `phase` is None."""
     steps: list[Step] = []
     for each in PHASES if phase is None else (phase,):
+        steps += _features(each, situation)
         steps += _logs_before(each, supplies.get("site"), situation)
         for owner, group, is_late in _groups(each, situation.late):
             supply = supplies.get(owner)
@@ -74,6 +80,29 @@ def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situ
 def is_logging_asked(settings: Settings) -> bool:
     """Return whether the settings ask for anything that the agent would have to set up a log daemon for."""
     return bool(settings["logging.collectors"] or settings["logging.audit"] or settings["logging.journal_upload"])
+
+
+def _features(phase: Phase, situation: Situation) -> Iterable[Step]:
+    """Return the step that publishes features before anybody's script looks for them."""
+    told = situation.features
+    if told is not None and phase != "stop":
+        text = "".join(f"{key}={value}\n" for key, value in told.values.items())
+        yield Step(
+            id=f"site/{phase}/features",
+            kind="file",
+            owner="site",
+            phase=phase,
+            sha512=sha512_hex(text.encode("utf-8", "surrogateescape")),
+            profile="caller" if situation.is_caller else "root",
+            limits=None,
+            frequency="every-boot",
+            skip=None,
+            late=False,
+            target=situation.settings["pilot.user"] or situation.settings["user.account"],
+            lines=situation.features_ours,
+            argument="features",
+            told=(told,),
+        )
 
 
 def _logs_before(phase: Phase, site: Supply | None, situation: Situation) -> Iterable[Step]:

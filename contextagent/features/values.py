@@ -68,6 +68,7 @@ class Voices(Value):
         settings: What holds of all voices' settings.
         supplies: What each owner supplied.
         read: `machine/KEY` and `job/KEY` to text, as addresses or folders that the context names gave them.
+        is_read_sites: Whether the site named those; else they say what a user may say.
         outputs: Where the metadata says that job outputs go; empty where it does not.
         drain: The end that was asked for.
         notice: The end that the machine's host gave notice of.
@@ -76,6 +77,7 @@ class Voices(Value):
     settings: Settings
     supplies: Mapping[Owner, Supply | None]
     read: Mapping[str, str] = {}
+    is_read_sites: bool = True
     outputs: str = ""
     drain: End | None = None
     notice: End | None = None
@@ -93,6 +95,8 @@ class Standing(Value):
         grace_s: Least notice of an end that the agent chooses.
         boot_epoch_s: When the boot began, as the values count it.
         lifetime: The end that comes first; None where none is known.
+        origins: Key to who said it: `settings`, `context`, `service`, `machine`, `lifetime` (the end that comes first),
+            or the key that it was converted from.
     """
 
     values: Mapping[str, str] = {}
@@ -103,6 +107,7 @@ class Standing(Value):
     grace_s: int = 0
     boot_epoch_s: int = 0
     lifetime: Lifetime | None = None
+    origins: Mapping[str, str] = {}
 
 
 def standing(facts: Facts, voices: Voices) -> Standing:
@@ -112,18 +117,23 @@ def standing(facts: Facts, voices: Voices) -> Standing:
     problems: list[Problem] = []
     ends: list[End] = []
     said: dict[str, str] = {}
-    for each in _said(voices, problems):
+    origins: dict[str, str] = {}
+    for origin, each in _said(voices, problems):
         values, troubles = published(each)
         problems += troubles
         ends += _announced(values)
         said |= values
+        origins |= {key: origin if key in each else _source_of(key, each) for key in values}
     ends += _counted(facts, voices, said, problems)
     first = lifetime(ends, facts.now)
     present = {key: text for key, text in said.items() if key not in OLDER}
     outputs = _outputs(voices, problems)
     present.setdefault(_GRACE, str(voices.settings["lifetime.grace_s"]))
+    values = published(_completed(present, facts, first))[0]
+    if first:
+        origins |= {_SHUTDOWN: "lifetime", _SHUTDOWN_JOB: "lifetime"}
     return Standing(
-        values=published(_completed(present, facts, first))[0],
+        values=values,
         ends=tuple(dict.fromkeys(ends)),
         problems=tuple(dict.fromkeys(problems)),
         outputs=outputs or JOB_OUTPUTS,
@@ -131,7 +141,16 @@ def standing(facts: Facts, voices: Voices) -> Standing:
         grace_s=int(present[_GRACE]),
         boot_epoch_s=facts.boot_epoch_s,
         lifetime=first,
+        origins={key: origins.get(key) or (OLDER[key][0] if key in OLDER else "machine") for key in values},
     )
+
+
+def _source_of(key: str, said: Mapping[str, str]) -> str:
+    """Return which of the said keys another one was converted from."""
+    if key in OLDER and OLDER[key][0] in said:
+        return OLDER[key][0]
+    meant = OLDER[key][0] if key in OLDER else key
+    return next(older for older, (present, _) in OLDER.items() if present == meant and older in said)
 
 
 def _is_anything(voices: Voices) -> bool:
@@ -151,15 +170,16 @@ def _is_anything(voices: Voices) -> bool:
     )
 
 
-def _said(voices: Voices, problems: list[Problem]) -> Iterator[dict[str, str]]:
-    """Yield what each voice said, the nearest last."""
+def _said(voices: Voices, problems: list[Problem]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each voice's name and what it said, the nearest last."""
     site, user = voices.supplies.get("site"), voices.supplies.get("user")
-    yield _named(_of_user(user.features, problems) if user else {}, problems)
-    yield _named(voices.read, problems)
-    yield _named(site.features if site else {}, problems)
+    yield "context", _named(_of_user(user.features, problems) if user else {}, problems)
+    read = voices.read if voices.is_read_sites else _of_user(voices.read, problems)
+    yield "service", _named(read, problems)
+    yield "context", _named(site.features if site else {}, problems)
     settings = {f"machine/{key}": text for key, text in voices.settings["features.machine"].items()}
     settings |= {f"job/{key}": text for key, text in voices.settings["features.job"].items()}
-    yield _named(settings, problems)
+    yield "settings", _named(settings, problems)
 
 
 def _named(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:

@@ -21,6 +21,7 @@ LIVE = "live.json"
 """Its name below `Host.run_folder`."""
 SCHEMA = 1
 _MAX_BYTES = 1 << 20
+_SLACK_S = 2
 
 
 class Live(Value):
@@ -29,6 +30,7 @@ class Live(Value):
     Attributes:
         boot_id: The boot that all of this speaks of.
         features: `machine/KEY` or `job/KEY` to text, both vocabularies, as published.
+        origins: Key to who said it (`features.values.Standing`).
         ends: Everything that may end the machine.
         grace_s: Least notice of an end, seconds.
         boot_epoch_s: When the boot began, on the wall clock as it stood when this was written; the values count by it.
@@ -37,10 +39,12 @@ class Live(Value):
         pilot: As in status.json; None where no pilot was asked for.
         finish: How the machine was finished: `code`, `text`, `by` (uid), `utc`; None while nobody has.
         is_handed_over: Whether the outputs of the pilot have gone to the job outputs.
+        read: What features' URLs and folders gave when they were last read.
     """
 
     boot_id: str
     features: Mapping[str, str] = {}
+    origins: Mapping[str, str] = {}
     ends: tuple[End, ...] = ()
     grace_s: int = 0
     boot_epoch_s: int = 0
@@ -49,6 +53,7 @@ class Live(Value):
     pilot: Mapping[str, Any] | None = None
     finish: Mapping[str, Any] | None = None
     is_handed_over: bool = False
+    read: Mapping[str, str] = {}
 
 
 def load_live(host: Host) -> Live | None:
@@ -62,10 +67,22 @@ def load_live(host: Host) -> Live | None:
         return None
 
 
+def clocks(host: Host, live: Live | None) -> Now:
+    """Return this moment; the wall clock as what was published counts it, as long as it has not been set since.
+
+    A clock that is kept is moved by less than this slack, all the time, and the values are not to follow it.
+    """
+    boot_s = host.boot_ns() / 1e9
+    boot_epoch_s = int(host.utc_ns() / 1e9 - boot_s)
+    if live and abs(boot_epoch_s - live.boot_epoch_s) < _SLACK_S:
+        boot_epoch_s = live.boot_epoch_s
+    return Now(utc_s=boot_epoch_s + boot_s, boot_s=boot_s)
+
+
 def moving(host: Host) -> dict[str, Any]:
     """Return `lifetime` and `pilot` as in status.json, as they are right now; None each where there is none."""
     live = load_live(host)
-    first = lifetime(live.ends, Now(utc_s=host.utc_ns() / 1e9, boot_s=host.boot_ns() / 1e9)) if live else None
+    first = lifetime(live.ends, clocks(host, live)) if live else None
     shown = {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by} if first else None
     return {"lifetime": shown, "pilot": dict(live.pilot) if live and live.pilot else None}
 

@@ -57,7 +57,6 @@ def recall(host: Host) -> Memory:
             late=(),
             logging={},
             read={},
-            lifetime={},
             warnings=state.warnings if not state.boot_id else (),
         )
     return Memory(state=state, unfinished=unfinished, begun=begun)

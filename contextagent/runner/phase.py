@@ -80,7 +80,9 @@ class PhaseRun:
         deadline_ns = self._host.mono_ns() + int(self._around.budget_s * 1e9)
         for step in plan.steps:
             skip = step.skip or ("budget" if self._host.mono_ns() >= deadline_ns else None)
-            if step.kind == "reload":
+            if step.argument == "features":
+                self._publish(step)
+            elif step.kind == "reload":
                 self._log_setup().take(step)
             elif step.kind != "script":
                 self._place(step, skip)
@@ -97,6 +99,14 @@ class PhaseRun:
             self.logging = self.logs.known
             self.problems += self.logs.problems
             self.warnings += self.logs.warnings
+
+    def _publish(self, step: Step) -> None:
+        """Publish features, and say what was not as it had been left; what can't be written ends nothing else."""
+        from contextagent.runner import publishing  # noqa: PLC0415  # a boot without a context publishes nothing
+
+        done = publishing.take(self._host, self._journal, step)
+        self.problems += done.problems
+        self.warnings += done.warnings
 
     def _log_setup(self) -> LogSetup:
         """Return what sets the log daemons up; most boots do without."""

@@ -11,30 +11,31 @@ import stat as stat_bits
 
 from contextagent.errors import CannotWriteError
 from contextagent.features import texts
-from contextagent.features.lifetime import Now
-from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES, Facts
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES, Facts, Voices, is_folder
 from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
-from contextagent.runner.live import LIVE, Live, store_live
+from contextagent.runner.live import LIVE, Live, clocks, store_live
+from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from typing import Any
 
+    from contextagent.features.lifetime import End
     from contextagent.features.values import Standing
     from contextagent.host import Host
     from contextagent.host.accounts import Account
+    from contextagent.policy.settings import Settings
     from contextagent.runner.state import State
 
 FOLDERS: Mapping[str, str] = {"machine": MACHINE_FEATURES, "job": JOB_FEATURES}
+_VARIABLES = (("machine", "MACHINEFEATURES"), ("job", "JOBFEATURES"))
 SHUTDOWN_TIME = "/var/run/shutdown_time"
 CHANGED = "features-changed"
 """Reason of a problem that says what was found changed, and is mended."""
-_SLACK_S = 2
-"""How far the clocks may drift apart before the values follow: a clock that is kept is moved by less, all the time."""
 _PLAUSIBLE_S = 1_000_000_000
 """A wall clock before September 2001 has not been set yet."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -46,22 +47,65 @@ _MAX_BYTES = 4096
 
 def facts(host: Host, state: State, before: Live | None = None) -> Facts:
     """Return what the machine knows of itself now; values that follow a clock stand as `before` while it is kept."""
-    boot_s = host.boot_ns() / 1e9
-    boot_epoch_s = int(host.utc_ns() / 1e9 - boot_s)
-    if before and abs(boot_epoch_s - before.boot_epoch_s) < _SLACK_S:
-        boot_epoch_s = before.boot_epoch_s
+    now = clocks(host, before)
     memory_bytes, swap_bytes = host.memory_bytes()
     uuids = [value for kind, value in state.ids.items() if kind.endswith("uuid")]
-    is_first = state.first.get("boot_id", host.boot_id()) == host.boot_id()
+    is_first = not state.first or state.first["boot_id"] == host.boot_id()
     return Facts(
         cpus=host.cpus(),
         memory_bytes=memory_bytes,
         swap_bytes=swap_bytes,
         uuid=(*uuids, state.ids.get("dmi") or host.product_uuid() or state.instance_id)[0],
-        now=Now(utc_s=boot_epoch_s + boot_s, boot_s=boot_s),
-        first_s=state.first.get("boot_s" if is_first else "utc_s", boot_s),
+        now=now,
+        first_s=state.first.get("boot_s" if is_first else "utc_s", now.boot_s),
         first_clock="boot" if is_first else "wall",
     )
+
+
+def voices(  # what was said outside the context, by keyword
+    host: Host,
+    state: State,
+    settings: Settings,
+    *,
+    read: Mapping[str, str] | None = None,
+    is_read_sites: bool = True,
+    outputs: str = "",
+    notice: End | None = None,
+) -> Voices:
+    """Return what everybody said.
+
+    Args:
+        host: The machine.
+        state: What its owners supplied.
+        settings: What holds of their settings.
+        read: What addresses gave just now; None for what they gave before in this boot.
+        is_read_sites: Whether the site named those addresses.
+        outputs: Where the metadata says that job outputs go.
+        notice: The end that the machine's host gave notice of.
+    """
+    site = state.supplies.get("site")
+    named = {kind: site.variables.get(name, "").rstrip("/") if site else "" for kind, name in _VARIABLES}
+    found: dict[str, str] = {}
+    for kind, folder in named.items():
+        if is_folder(folder) and folder != FOLDERS[kind]:
+            found |= read_folder(host, kind, folder)
+    return Voices(
+        settings=settings,
+        supplies=state.supplies,
+        read={**found, **(state.read if read is None else read)},
+        is_read_sites=is_read_sites,
+        outputs=outputs,
+        drain=_drain(host, state.instance_id),
+        notice=notice,
+    )
+
+
+def _drain(host: Host, instance_id: str) -> End | None:
+    if not host.files.exists(f"{instance_folder(instance_id)}/drain.json"):
+        return None
+    from contextagent.runner.drain import load_drain  # noqa: PLC0415  # few machines are drained
+
+    return load_drain(host, instance_id)
 
 
 def first_seen(host: Host, state: State) -> Mapping[str, Any]:
@@ -91,6 +135,7 @@ def publish(
     problems += _settle(host, _shutdown_path(host), shutdown)
     live = (before or Live(boot_id=host.boot_id())).replace(
         features=dict(standing.values),
+        origins=dict(standing.origins),
         ends=standing.ends,
         grace_s=standing.grace_s,
         boot_epoch_s=standing.boot_epoch_s,

@@ -60,9 +60,9 @@ class State(Value):
         logging: What is known of the log daemons in this boot (`runner.logging`): `targets` and `delivered` as in
             status.json, and what the next phase goes on from; empty where nothing is asked of them.
         first: When the instance was first seen: `boot_id`, `boot_s` on that boot's clock, `utc_s` on the wall clock.
-        published: Keys of a site's own, of no known name, that stand published; None where nothing at all does.
+        published: What of features outlives a boot: `extras`, keys of a site's own that stand in the folders, and
+            `outputs`, where job outputs go; empty where nothing is published.
         read: Features that addresses or folders named by the context gave in this boot.
-        lifetime: The end that comes first, as in status.json; empty where none is known.
         folders: Owner to the digest of the supply that its working folder was made from.
         last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.
         damage: Why the file on disk could not be used; empty when it could.
@@ -86,9 +86,8 @@ class State(Value):
     logging: Mapping[str, Any] = {}
     once: Mapping[str, tuple[str, str]] = {}
     first: Mapping[str, Any] = {}
-    published: tuple[str, ...] | None = None
+    published: Mapping[str, Any] = {}
     read: Mapping[str, str] = {}
-    lifetime: Mapping[str, Any] = {}
     folders: Mapping[str, str] = {}
     last: Mapping[str, Any] = {}
     damage: str = ""
@@ -261,7 +260,6 @@ def _state(text: bytes, instance_id: str) -> State:
             "ahead": {owner: _supply(supply) for owner, supply in plain.get("ahead", {}).items()},
             "spare": {owner: _supply(supply) for owner, supply in plain.get("spare", {}).items()},
             "late": tuple(plain.get("late", ())),
-            "published": None if plain.get("published") is None else tuple(plain["published"]),
             "verdicts": tuple(Verdict(**each) for each in plain["verdicts"]),
             "warnings": tuple(Problem(**each) for each in plain["warnings"]),
             "errors": tuple(Problem(**each) for each in plain["errors"]),

@@ -102,6 +102,7 @@ def _environment(
     supply = state.supplies.get(owner)
     if supply is None:
         return {}
+    outputs = state.published.get("outputs") or JOB_OUTPUTS
     variables, refused = script_environment(supply.variables)
     problems += refused
     return {
@@ -111,5 +112,5 @@ def _environment(
         "CONTEXTAGENT_SOURCE": supply.source,
         "MACHINEFEATURES": host.files.real(MACHINE_FEATURES),
         "JOBFEATURES": host.files.real(JOB_FEATURES),
-        "JOBOUTPUTS": host.files.real(JOB_OUTPUTS),
+        "JOBOUTPUTS": host.files.real(outputs) if outputs.startswith("/") else outputs,
     }

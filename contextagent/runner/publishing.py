@@ -1,0 +1,84 @@
+"""Features in a boot: what is to be published by this phase, and the step of its plan that does it."""
+
+from __future__ import annotations
+
+from contextagent.features.values import Standing, standing
+from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.model import Value
+from contextagent.runner import publish
+from contextagent.runner.live import load_live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from contextagent.features.values import Voices
+    from contextagent.host import Host
+    from contextagent.model import Problem, Step
+    from contextagent.runner.journal import Journal
+    from contextagent.runner.live import Live
+    from contextagent.runner.state import State
+
+
+class Done(Value):
+    """What came of a step: what went wrong, and what was mended."""
+
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+class Due(Value):
+    """What a phase has to publish.
+
+    Attributes:
+        state: The state with it: where job outputs go, and what the next boot has to clear away.
+        features: What is to be published, or taken back where it is empty; None where there is neither.
+        ours: Keys of a site's own that the boot before left published.
+    """
+
+    state: State
+    features: Standing | None
+    ours: tuple[str, ...]
+
+
+def due(host: Host, known: State, voices: Voices) -> Due:
+    """Return what is to be published now."""
+    known = known.replace(first=publish.first_seen(host, known))
+    stand = standing(publish.facts(host, known, load_live(host)), voices)
+    ours = tuple(known.published.get("extras", ()))
+    if not stand.values:
+        state = known.replace(published={})
+        return Due(state=state, features=stand if known.published else None, ours=ours)
+    extras = [key for key in stand.values if key not in FEATURES and key not in OLDER and key not in OLDER_ALONE]
+    state = known.replace(published={"extras": extras, "outputs": stand.outputs})
+    return Due(state=state.saying(warnings=stand.problems), features=stand, ours=ours)
+
+
+def take(host: Host, journal: Journal, step: Step) -> Done:
+    """Publish, or take back what an earlier boot published."""
+    (stand,) = step.told
+    if not stand.values:
+        return Done(problems=publish.withdraw(host, step.lines))
+    before = load_live(host)
+    live, problems = publish.publish(host, stand, before=before, ours=step.lines)
+    problems += publish.furnish(host, stand, host.account(step.target))
+    mended = tuple(each for each in problems if each.reason == publish.CHANGED)
+    _record(journal, stand, live, before, is_mended=bool(mended))
+    return Done(problems=tuple(each for each in problems if each not in mended), warnings=mended)
+
+
+def _record(journal: Journal, stand: Standing, live: Live, before: Live | None, *, is_mended: bool) -> None:
+    """Record what is published, and the end that comes first, where either is news."""
+    if is_mended or before is None or live.features != before.features:
+        machine, job = (_below(kind, live.features) for kind in ("machine", "job"))
+        journal.record("features", is_durable=False, machine=machine, job=job)
+    first = stand.lifetime
+    shutdown = live.features.get("machine/shutdowntime")
+    is_moved = before is None or before.ends != live.ends or before.features.get("machine/shutdowntime") != shutdown
+    if first and is_moved:
+        end = {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by}
+        journal.record("lifetime", is_durable=False, **end)
+
+
+def _below(kind: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {key.partition("/")[2]: text for key, text in values.items() if key.startswith(f"{kind}/")}
