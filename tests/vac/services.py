@@ -44,6 +44,7 @@ class Services:
         hosts: Where the metadata is, and where the features are.
         port: 0 for any.
         namespace: File of the network namespace where they listen; None for this one.
+        bundle: A site's bundle, which a factory itself has not; empty: it has none.
 
     Attributes:
         features_url: Where the features' service listens, without a slash at its end.
@@ -53,9 +54,10 @@ class Services:
 
     def __init__(
         self, factory: Factory, *, hosts: tuple[str, str] = (SERVICE, FEATURES), port: int = 80,
-        namespace: Path | None = None,
+        namespace: Path | None = None, bundle: bytes = b"",
     ) -> None:  # fmt: skip
         self.factory = factory
+        self.bundle = bundle
         self.asked: list[Asked] = []
         self._servers = [
             _server(handler, self, host, port, namespace)
@@ -100,22 +102,23 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     name = ""
 
-    def body(self, machine: Machine, path: str) -> str | None:
+    def body(self, machine: Machine, path: str) -> str | bytes | None:
         """Return what stands at a path; None where nothing does."""
         raise NotImplementedError
 
     def do_GET(self) -> None:
         body = self.body(self.server.services.factory.machine, self.path.replace("//", "/"))
-        kind = "text/html" if body and body.startswith("<html>") else "text/plain"
-        self._answer(404 if body is None else 200, body, kind)
+        data = body.encode() if isinstance(body, str) else body
+        kind = "text/html" if data and data.startswith(b"<html>") else "text/plain"
+        self._answer(404 if data is None else 200, data, kind)
 
-    def _answer(self, status: int, body: str | None = None, kind: str = "") -> None:
+    def _answer(self, status: int, body: bytes | None = None, kind: str = "") -> None:
         self.server.services.asked.append(Asked(self.name, self.command, self.path, status))
         self.send_response(status)
         if body is not None:
             self.send_header("Content-type", kind)
         self.end_headers()
-        self.wfile.write((body or "").encode())
+        self.wfile.write(body or b"")
 
     def log_message(self, *_: object) -> None:
         """Say nothing: what was asked is kept."""
@@ -125,7 +128,9 @@ class _Metadata(_Handler):
     name = "metadata"
     server_version = "Vac metadata server"
 
-    def body(self, machine: Machine, path: str) -> str | None:
+    def body(self, machine: Machine, path: str) -> str | bytes | None:
+        if path == "/context/default.tgz":
+            return self.server.services.bundle or None
         path = path.replace("/latest/", "/0000-00-00/")
         if re.fullmatch(_VERSIONED + "/user-data", path):
             return machine.machinetype.user_data

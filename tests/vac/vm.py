@@ -2,7 +2,8 @@
 
     with World(tmp_path, Machinetype(user_data)) as world:
         vm = world.boot(policy)
-        machine = world.factory.run_until_ended()
+        world.factory.run_until_ended()
+        world.machine.message
 
 It has process ids, mounts, a network card and a name of its own.  The card is down until the network's turn comes at
 boot; beyond it lie the factory's two services at their real addresses.
@@ -57,33 +58,29 @@ class World:
 
     Attributes:
         factory: With one machine.
+        machine: That one.
         services: What it asks.
-        vm: The machine's VM, once it was booted.
+        vm: The machine's VM, which does not run yet.
     """
 
-    def __init__(self, folder: Path, machinetype: Machinetype) -> None:
+    def __init__(self, folder: Path, machinetype: Machinetype, *, bundle: bytes = b"") -> None:
         self.factory = Factory(folder / "factory", machinetype)
-        self.folder = folder
         self.machine = self.factory.create()
         self.network = Network(is_up=False)
         self.network.sides[0].ip(f"address add {FEATURES}/16 dev eth0")
-        self.services = Services(self.factory, namespace=self.network.far)
-        self.vm: NamespaceVM | None = None
+        self.services = Services(self.factory, namespace=self.network.far, bundle=bundle)
+        self.vm = NamespaceVM(folder / "vm", self.network, self.machine)
 
-    def boot(self, policy: Any, **files: str) -> NamespaceVM:
-        """Start the VM with an image's policy, and further files of its image (`etc__motd="…"` is /etc/motd)."""
-        self.vm = NamespaceVM(self.folder / "vm", self.network, self.machine)
+    def boot(self, policy: Any) -> NamespaceVM:
+        """Start the VM with an image's policy."""
         self.vm.guest.put("etc/contextagent/policy.yaml", json.dumps(policy))
-        for name, text in files.items():
-            self.vm.guest.put(name.replace("__", "/"), text)
         self.vm.start()
         self.machine.start(self.vm)
         return self.vm
 
     def close(self) -> None:
         """End all of it."""
-        if self.vm:
-            self.vm.cut()
+        self.vm.cut()
         self.services.close()
         self.network.close()
 
