@@ -26,6 +26,7 @@ VERBS = {
     "explain": ("report", "tell where the context came from and why each step was taken or not"),
     "analyze": ("report", "show where the time of this boot went"),
     "query": ("ask", "print one fact or setting, with where it comes from"),
+    "watch": ("watch", "the one process that stays: features over HTTP, lifetime, heartbeat, pilot"),
     "features": ("features", "show machine and job features, or check them as a pilot reads them"),
     "finish": ("finish", "say how the payload ended, and have the machine end"),
     "trace": ("trail", "show or verify the trace"),

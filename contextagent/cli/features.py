@@ -10,7 +10,7 @@ from contextagent.cli.text import add_format, printable, table
 from contextagent.errors import BrokenSourceError, InvalidInputError, UnknownError
 from contextagent.features.pages import JOB_PATH, MACHINE_PATH
 from contextagent.features.readers import FORMS, READERS, check
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.features.vocabulary import FEATURES
 from contextagent.host.exchange import Exchange, Failed
 from contextagent.payloads.address import parse_address
 from contextagent.policy.settings import hear, load_image_policy
@@ -88,16 +88,18 @@ def _show(shell: Shell) -> int:
     if live is None or not live.features:
         raise _nothing("show")
     origins: Mapping[str, str] = getattr(live, "origins", {})
-    rows = [
-        (key, "older" if key in OLDER or key in OLDER_ALONE else "", text, origins.get(key, ""))
-        for key, text in live.features.items()
-    ]
+    rows = [(key, text, _origin(origins.get(key, ""))) for key, text in live.features.items()]
     facts: dict[str, Any] = {half: {} for half in FOLDERS}
     for key, text in live.features.items():
         half, _, name = key.partition("/")
         facts[half][name] = text
-    shell.emit({**facts, "origins": dict(origins)}, table(("KEY", "", "VALUE", "WHERE IT COMES FROM"), rows))
+    shell.emit({**facts, "origins": dict(origins)}, table(("KEY", "VALUE", "WHERE IT COMES FROM"), rows))
     return 0
+
+
+def _origin(word: str) -> str:
+    """Return where a value comes from in words; what was converted names the key that it was converted from."""
+    return f"as {word}" if "/" in word else word
 
 
 def _check(options: argparse.Namespace, shell: Shell) -> int:

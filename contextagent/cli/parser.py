@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 LATER = {
     "image": "describe, check, seal and compare images",
-    "watch": "the one process that stays: features over HTTP, lifetime, heartbeat, pilot",
     "remaining": "the remaining lifetime, in seconds",
     "pilot": "how the pilot does, and how to stop it",
     "drain": "let the machine end early",

@@ -46,12 +46,13 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query features finish trace receipt collect-logs lint pack simulate serve $every --version" ;;
+        '') offered="run plan status explain analyze query watch features finish trace receipt collect-logs lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
         explain | analyze) offered="--format $every" ;;
         query) offered="policy context status --format $every" ;;
+        watch) offered="$every" ;;
         features)
             offered="show check --format $every"
             case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
