@@ -3,6 +3,7 @@
 OWN_PIDS: int
 KEEP_DAEMONS: int
 OWN_ACCOUNT: int
+MAY_GAIN: int
 RLIMIT_AS: int
 RLIMIT_CORE: int
 RLIMIT_CPU: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import time
 
 from contextagent.host import program
@@ -17,17 +18,23 @@ from contextagent.host.guestos import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from contextagent.host.files import Files
+
+    Started = TypeVar("Started")
 
 LOCK, CONTROL, NEWS = "lock", "control", "news"
 LOCK_FD = 3
 """On which descriptor a keeper has its lock."""
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/"}
 _FIRST_HIGH = 100
+_KINDS = (0x20000000, 0x00020000)  # CLONE_NEWPID, CLONE_NEWNS
 _PATIENCE_S, _STEP_S = 0.5, 0.005
 _MAX_ORDERS_BYTES = 1 << 12
+_LOOK_S = 0.25
+"""How often a lock is looked at while it is waited for: the pipe tells of most ends, but not of all in every kernel."""
 
 
 def lay_out(files: Files, folder: str) -> int:
@@ -176,3 +183,48 @@ def take_news(news: int) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def wait_gone(files: Files, folder: str, end_s: float) -> bool:
+    """Wait until a keeper has gone, or for a moment of the monotonic clock; return whether it has."""
+    try:
+        news = hear_news(files, folder)
+    except OSError:
+        return not is_alive(files, folder)
+    try:
+        poll = select.poll()
+        poll.register(news, select.POLLIN)
+        while is_alive(files, folder):
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            poll.poll(min(left_s, _LOOK_S) * 1000 + 1)
+            take_news(news)
+        return True
+    finally:
+        os.close(news)
+
+
+def inside(pid: int, work: Callable[[], Started]) -> Started:
+    """Start something in the namespaces of another process, where it sees the same processes under the same numbers.
+
+    Where the kernel has no way in (before 3.8), it is started where this process is.
+
+    Args:
+        pid: Process 1 of a PID namespace; 0 for where this process is.
+        work: Starts a process, and returns.
+    """
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        for name in ("pid", "mnt") if pid else ():
+            ours.append(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+            theirs.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        for fd, kind in zip(theirs, _KINDS, strict=False):
+            native.setns(fd, kind)
+        return work()
+    finally:
+        for fd, kind in zip(ours, _KINDS, strict=False):
+            native.setns(fd, kind)
+        for fd in (*ours, *theirs):
+            os.close(fd)

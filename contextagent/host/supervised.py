@@ -20,9 +20,12 @@ from contextagent.model import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Literal
 
     from contextagent.host.accounts import Account
     from contextagent.model import Limits
+
+    Box = Literal["account", "pids", "none"]
 
 PIPE_BYTES = 1 << 20
 """What a pipe may hold without privileges since Linux 2.6.35; a fast writer then wakes us sixteen times less often."""
@@ -264,7 +267,7 @@ def start(  # everything that a new process is made of
     limits: Limits,
     keep_daemons: bool,
     may_gain: bool = False,
-    is_alone: bool = True,
+    box: Box = "account",
 ) -> Supervised:
     """Start a script in a session of its own; stdin is /dev/null, stdout and stderr are one pipe, umask 077.
 
@@ -276,7 +279,8 @@ def start(  # everything that a new process is made of
         limits: Its bounds, as far as the kernel keeps them; time and output are the caller's to watch.
         keep_daemons: Whether what it leaves behind lives on when it ends with exit code 0.
         may_gain: Whether set-uid programs give it the rights that they are for.
-        is_alone: Whether nothing else runs as the account, so that without a namespace all that does is killed.
+        box: What holds its tree beside what every tree is known by: a PID namespace, and where there is none, all that
+            runs as the `account`, or just the `pids` where others do, too; `none` for what runs in another's box.
 
     Raises:
         OSError: No pipe or no process could be had.
@@ -285,7 +289,8 @@ def start(  # everything that a new process is made of
     uid, gid = -1, -1
     flags = (native.KEEP_DAEMONS if keep_daemons else 0) | (native.MAY_GAIN if may_gain else 0)
     if account is not None:
-        uid, gid, flags = account.uid, account.gid, flags | native.OWN_PIDS | (native.OWN_ACCOUNT if is_alone else 0)
+        uid, gid = account.uid, account.gid
+        flags |= {"account": native.OWN_PIDS | native.OWN_ACCOUNT, "pids": native.OWN_PIDS, "none": 0}[box]
     fds: list[int] = []
     try:
         for _ in range(3):
