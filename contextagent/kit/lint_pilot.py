@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 _SECTION, _FRAMEWORK = "pilot.", "pilot.framework"
 _PAIRS = (
-    ("pilot.heartbeat.file", "pilot.heartbeat.seconds", "no heartbeat is sent"),
     ("pilot.heartbeat.seconds", "pilot.heartbeat.file", "no heartbeat is sent"),
     ("pilot.credential.kind", "pilot.credential.path", "there is no credential to look for"),
     ("pilot.credential.env", "pilot.credential.path", "there is no credential to name"),
