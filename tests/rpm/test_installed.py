@@ -32,8 +32,8 @@ code=$?
 kill $!
 exit $code
 """
-UNITS = "contextagent-pre-network.service contextagent.service"
-BACKWARDS = "contextagent.service contextagent-pre-network.service"
+UNITS = "contextagent-pre-network.service contextagent.service contextagent-watch.service"
+BACKWARDS = "contextagent-watch.service contextagent.service contextagent-pre-network.service"
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_an_image_that_goes_by_presets_alone_keeps_us_with_the_package_for_that(
     root.install(packages["el6"], *([packages["preset"]] if has_preset else []))
     assert run(("systemctl", f"--root={root.root}", "preset-all")).code == 0
     enabled = [run(("systemctl", f"--root={root.root}", "is-enabled", unit)).out.strip() for unit in UNITS.split()]
-    assert enabled == (["enabled"] * 2 if has_preset else ["disabled"] * 2)
+    assert enabled == (["enabled"] * 3 if has_preset else ["disabled"] * 3)
 
 
 def test_no_line_of_a_trace_is_ever_rotated_away(tmp_path: Path) -> None:

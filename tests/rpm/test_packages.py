@@ -79,15 +79,15 @@ def test_every_file_is_named_after_us_so_that_it_is_nobody_elses(package: oldrpm
     assert [path for path in files if "contextagent" not in path] == []
 
 
-def test_a_long_lived_unit_would_be_all_that_an_upgrade_restarts() -> None:
-    given = {"project": REPOSITORY, "program": "/bin/sh", "number": "1", "flavour": "el6", "epoch_s": "0", "watch": "w"}
+def test_the_watch_is_all_that_an_upgrade_restarts() -> None:
+    given = {"project": REPOSITORY, "program": "/bin/sh", "number": "1", "flavour": "el6", "epoch_s": "0"}
     defines = [f"--define={name} {value}" for name, value in given.items()]
     words = ("rpmspec", "--query", *defines, "--queryformat=%{POSTUN}\n", str(PACKAGING / "contextagent.spec"))
     done = run(words)
     assert done.code == 0, done.err
     upgraded = done.out.partition('if [ "$1" != 0 ]; then\n')[2].partition("exit 0")[0].splitlines()
     assert [line.split("||")[1].split()[:3] for line in upgraded if "||" in line] == [
-        ["systemctl", "try-restart", "w"],
+        ["systemctl", "try-restart", "contextagent-watch.service"],
         ["/etc/rc.d/init.d/contextagent", "condrestart", ">/dev/null"],
     ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contextagent.policy.schema import find
+from contextagent.runner.ending import MESSAGE_S, OUTPUTS_S
 from tests.machine import REPOSITORY
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 UNITS = {path.name: path for path in sorted((REPOSITORY / "init/systemd").glob("*.service"))}
 PRE, POST = "contextagent-pre-network.service", "contextagent.service"
+WATCH = "contextagent-watch.service"
 LOGS = {"rsyslog.service", "syslog.service", "syslog-ng.service", "auditd.service"}
 RUNS = {PRE: "pre-network", POST: "post-network"}
 
@@ -29,12 +31,15 @@ KNOWN = {
     "SyslogIdentifier LimitNOFILE PIDFile NotifyAccess",
     "Install": "WantedBy RequiredBy Alias Also",
 }
-LATER = {"LogRateLimitIntervalSec"}
+LATER = {"LogRateLimitIntervalSec", "OOMPolicy"}
 """What EL7's systemd passes over with a warning, and does as well without."""
 TYPES = {"simple", "forking", "oneshot", "dbus", "notify", "idle"}
 OUTPUTS = {"inherit", "null", "tty", "journal", "syslog", "kmsg", "journal+console", "syslog+console", "kmsg+console"}
 # Each would be passed on to what a site's script starts, and to a pilot, for as long as that lives
 PASSED_ON = ("Private", "Protect", "Limit", "Memory", "CPU", "Tasks", "NoNew", "Capability", "SystemCall", "Restrict")
+
+FLUSH_S = 5
+"""What log daemons have to send the last records, docs/reference/trace.md."""
 
 Unit = dict[str, dict[str, list[str]]]
 
@@ -50,6 +55,13 @@ def parsed(path: Path) -> Unit:
             key, _, value = line.partition("=")
             unit.setdefault(section, {}).setdefault(key, []).append(value)
     return unit
+
+
+def default(name: str) -> float:
+    """Return what a setting is where nobody says anything."""
+    setting = find(name)
+    assert setting
+    return float(setting.default)
 
 
 def words(unit: Unit, section: str, key: str) -> set[str]:
@@ -73,6 +85,12 @@ def pre() -> Unit:
 def post() -> Unit:
     """The unit after the network."""
     return parsed(UNITS[POST])
+
+
+@pytest.fixture
+def watch() -> Unit:
+    """The unit of the watch."""
+    return parsed(UNITS[WATCH])
 
 
 def test_the_first_phase_is_done_before_anything_may_bring_the_network_up(pre: Unit) -> None:
@@ -131,10 +149,9 @@ def test_a_phase_is_over_when_it_ends_and_what_a_site_started_outlives_it(name: 
 @pytest.mark.parametrize("name", RUNS)
 def test_systemd_waits_longer_than_a_phase_may_take(name: str) -> None:
     service = parsed(UNITS[name])["Service"]
-    for budget, key in (("phase_budget_s", "TimeoutStartSec"), ("stop_budget_s", "TimeoutStopSec")):
-        setting = find(budget)
-        assert setting
-        assert key not in service or int(service[key][0]) > setting.default
+    stop_s = default("pilot.stop.timeout_s") + default("stop_budget_s") + OUTPUTS_S + MESSAGE_S + FLUSH_S
+    for needed_s, key in ((default("phase_budget_s"), "TimeoutStartSec"), (stop_s, "TimeoutStopSec")):
+        assert key not in service or int(service[key][0]) > needed_s
     assert "TimeoutStartSec" in service
     assert ("ExecStop" in service) == ("TimeoutStopSec" in service)
 
@@ -146,6 +163,26 @@ def test_each_unit_can_be_switched_off_by_a_file_and_by_a_word_of_the_kernels(un
 
 def test_each_unit_is_wanted_by_the_machine_that_serves_its_users(unit: Unit) -> None:
     assert unit["Install"]["WantedBy"] == ["multi-user.target"]
+
+
+def test_the_watch_is_the_one_unit_that_stays_and_is_started_again_where_it_failed(watch: Unit) -> None:
+    service = watch["Service"]
+    assert service["ExecStart"] == ["/usr/bin/contextagent watch"]
+    assert service["Restart"] == ["on-failure"], "one that has nothing to watch ends well, and is left at that"
+    assert int(service["RestartSec"][0]) * 5 > 10, "or systemd would give it up after five tries within ten seconds"
+    assert not {"Type", "RemainAfterExit", "SuccessExitStatus"} & set(service)
+
+
+def test_the_watch_comes_after_the_boots_work_and_goes_before_the_stop_phase(watch: Unit, post: Unit) -> None:
+    assert words(watch, "Unit", "After") == {POST}, "what starts last is stopped first"
+    bound = ("Requires", "Wants", "BindsTo", "Before", "Conflicts")
+    assert not [key for key in bound if key in watch["Unit"]], "one does not start nor end the other"
+    assert WATCH not in str(post)
+
+
+def test_a_pilot_outlives_the_watch_and_is_not_taken_for_it(watch: Unit) -> None:
+    assert watch["Service"]["KillMode"] == ["process"]
+    assert watch["Service"]["OOMPolicy"] == ["continue"], "or a payload without memory would restart the watch"
 
 
 def test_no_unit_says_what_the_systemd_of_el7_does_not_know(unit: Unit) -> None:
