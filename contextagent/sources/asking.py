@@ -163,11 +163,16 @@ class Asking:
 
     def _take_token(self, service: Service) -> None:
         """Ask for a session token (IMDSv2), and keep it for all that follows."""
-        seconds = {f"{_TOKEN_HEADER}-ttl-seconds": str(_TOKEN_SECONDS)}
-        answer = service.put(_TOKEN_PATH, headers=seconds, max_bytes=_TOKEN_BYTES)
-        token = answer.body.decode("latin-1").strip()
-        if answer.outcome == "found" and token.isascii() and token.isprintable():
-            self._token = {_TOKEN_HEADER: token}
+        self._token = session_token(service) or self._token
+
+
+def session_token(service: Service) -> dict[str, str]:
+    """Return the header with a session token (IMDSv2) that was asked for now; empty where none is given."""
+    seconds = {f"{_TOKEN_HEADER}-ttl-seconds": str(_TOKEN_SECONDS)}
+    answer = service.put(_TOKEN_PATH, headers=seconds, max_bytes=_TOKEN_BYTES)
+    token = answer.body.decode("latin-1").strip()
+    is_token = answer.outcome == "found" and token.isascii() and token.isprintable()
+    return {_TOKEN_HEADER: token} if is_token else {}
 
 
 def _is_unreachable(answer: Answer | None) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Outcome = Literal["end", "again"]
 
-PARTS = ("lifetime", "served")
+PARTS = ("lifetime", "served", "requests", "heartbeat", "receipt", "onegate")
 """Modules of this room that are parts of the watch, in the order in which they are called; each has a `begin`."""
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = signal.SIGHUP
@@ -112,6 +112,7 @@ class Loop:
         """Call every part, and note when the first of them wants to be called again."""
         watch = self._watch
         watch.is_poked, watch.due_s = False, now.boot_s + TICK_S
+        watch.note_clock(now)
         watch.flush()
         watch.look_again()
         watch.reread()

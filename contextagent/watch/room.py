@@ -50,6 +50,8 @@ _MOST_QUEUED = 1000
 _PATIENCE_S = 0.02
 """How long the trace's lock is waited for; records take microseconds, so who holds it for longer was stopped."""
 _RETRY_S = 1.0
+_STEP_S = 5.0
+"""By how much the wall clock moves within a wake-up if somebody set it, and it was not only kept."""
 _NEWS = fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
 
 
@@ -81,6 +83,8 @@ class Watch:
         self.answers: dict[str, Callable[[Mapping[str, Any], int], None]] = {}
         self.due_s = float("inf")
         self.is_trace_full = False
+        self._offset_s = float(live.boot_epoch_s) or self.now().utc_s - self.now().boot_s
+        self._steady_s = float("-inf")
         self._queue: list[tuple[str, dict[str, object]]] = []
         self._folders: dict[str, int] = {}
         self._stored_ns = host.files.changed_ns(f"{host.run_folder}/{LIVE}")
@@ -107,13 +111,39 @@ class Watch:
         live = self.live.replace(**fields)
         if live == self.live:
             return
-        self.live = live
         try:
             store_live(self.host, live)
-            self._stored_ns = self.host.files.changed_ns(f"{self.host.run_folder}/{LIVE}")
+        except CannotWriteError as error:
+            self.say(f"{error}, going on without it")
+        self.adopt(live)
+
+    def adopt(self, live: Live) -> None:
+        """Go on with what was stored just now, and bring the status up to it."""
+        is_news = live != self.live
+        self.live = live
+        self._stored_ns = self.host.files.changed_ns(f"{self.host.run_folder}/{LIVE}")
+        if not is_news:
+            return
+        try:
             status.refresh(self.host)
         except CannotWriteError as error:
             self.say(f"{error}, going on without it")
+
+    def note_clock(self, now: Now) -> None:
+        """Note, once a wake-up, how the wall clock stands against the clock since boot."""
+        offset_s = now.utc_s - now.boot_s
+        if abs(offset_s - self._offset_s) > _STEP_S:
+            self._steady_s = now.boot_s
+        self._offset_s = offset_s
+
+    def is_clock_steady(self, now: Now) -> bool:
+        """Return whether nobody has set the wall clock for a tick.
+
+        An end on that clock which comes only because somebody set it wrongly, for a moment, must not be acted on: a
+        machine that is off does not come back when the clock does.
+        """
+        self.note_clock(now)
+        return now.boot_s - self._steady_s >= TICK_S
 
     def record(self, ev: str, **facts: object) -> bool:
         """Put one record into the trace, behind those that wait.

@@ -1,0 +1,173 @@
+"""What can change about a machine's features and its ends, looked at once a minute and published where it moved.
+
+What a boot published holds until something else is known: an address that does not answer just now changes nothing.
+How the machine ends when its time is over is another part's (`requests`), and so is the pilot.
+"""
+
+from __future__ import annotations
+
+from contextagent.features.lifetime import End, Now, lifetime
+from contextagent.features.values import standing
+from contextagent.features.vocabulary import kind_of
+from contextagent.runner import publish
+from contextagent.runner.live import clocks
+from contextagent.sources import features, notice
+from contextagent.watch.room import TICK_S
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from contextagent.host.aside import Aside
+    from contextagent.runner.live import Live
+    from contextagent.watch.room import Watch
+
+_SHUTDOWN = "machine/shutdowntime"
+_MOVING = ("epoch", "seconds")
+"""Kinds of features that follow a clock, or an end; the record `lifetime` tells of those."""
+_SLACK_S = 2
+"""By how much an end has to move on the wall clock to be told to the trace."""
+
+
+def begin(watch: Watch) -> Lifetimes:
+    """Return the part; every machine that publishes anything has it."""
+    part = Lifetimes(watch)
+    watch.answers["drain"] = part.drain
+    return part
+
+
+class Lifetimes:
+    """The features and ends of this machine, followed."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._urls, problems = features.urls(watch.host, watch.state)
+        self._service = notice.where(watch.state)
+        self._read: Mapping[str, str] = watch.live.read or watch.state.read
+        self._notice = next((end for end in watch.live.ends if end.by == "notice"), None)
+        self._told = _published(watch.live)
+        self._said: set[str] = {problem.text() for problem in (*problems, *watch.state.warnings)}
+        self._reading: features.Reading | None = None
+        self._asking: Aside | None = None
+        self._next_s = float("-inf")
+
+    def wake(self, now: Now) -> float:
+        """Once a minute, begin to read what others say, and publish what is known."""
+        if now.boot_s >= self._next_s:
+            self._next_s = now.boot_s + TICK_S
+            self._begin_reading()
+            self._publish()
+        return self._next_s
+
+    def close(self) -> None:
+        """Give up what is being read; the next watch reads it again."""
+        if self._reading is not None:
+            self._watch.at_readable(self._reading.fd, None)
+            self._reading.close()
+            self._reading = None
+        if self._asking is not None:
+            self._watch.at_readable(self._asking.fd, None)
+            self._asking.leave()
+            self._asking = None
+
+    def drain(self, _words: Mapping[str, Any], _uid: int) -> None:
+        """Follow the drain that was stored just now (`runner.drain`)."""
+        self._publish()
+
+    def _begin_reading(self) -> None:
+        """Have addresses read and the service asked by children; a machine without either starts none."""
+        watch = self._watch
+        if self._reading is None and (self._urls.machine or self._urls.job):
+            self._reading = features.start_reading(watch.host, self._urls, previous=self._read)
+            watch.at_readable(self._reading.fd, self._take_features)
+        if self._asking is None and self._service:
+            self._asking = notice.start_asking(watch.host, watch.settings, self._service)
+            watch.at_readable(self._asking.fd, self._take_notice)
+
+    def _take_features(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return
+        self._watch.at_readable(reading.fd, None)
+        read = reading.finish()
+        self._say(problem.text() for problem in read.problems)
+        if read.values != self._read:
+            self._read = read.values
+            self._publish()
+
+    def _take_notice(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is None:
+            return
+        self._watch.at_readable(asking.fd, None)
+        heard = notice.heard(asking.result())
+        if heard.problem:
+            self._say([f"{heard.problem}, going on with what was known before"])
+            return
+        end = None if heard.at_s is None else End(by="notice", clock="wall", at_s=float(heard.at_s))
+        if end != self._notice:
+            self._notice = end
+            self._publish()
+
+    def _publish(self) -> None:
+        """Publish what is known now, and tell the trace of what is news in it."""
+        watch = self._watch
+        watch.reread()
+        before = watch.live
+        voices = publish.voices(
+            watch.host,
+            watch.state,
+            watch.settings,
+            read=self._read,
+            is_read_sites=self._urls.is_sites,
+            outputs=self._urls.outputs,
+            notice=self._notice,
+        )
+        stand = standing(publish.facts(watch.host, watch.state, before), voices)
+        if not stand.values:
+            return  # the boot knew of something that is remembered no more: what it published stays
+        live, problems = publish.publish(watch.host, stand, before=before.replace(read=dict(self._read)))
+        watch.adopt(live)
+        self._say(problem.text() for problem in (*stand.problems, *problems))
+        self._tell(before, live)
+
+    def _tell(self, before: Live, live: Live) -> None:
+        """Record an end that moved, or is another, and the features where something else changed."""
+        first = lifetime(live.ends, clocks(self._watch.host, live))
+        told = (first.shutdown_epoch_s, first.bound_by) if first else None
+        if not _is_same(told, self._told):
+            self._told = told
+            epoch_s, by = told or (None, None)
+            self._watch.record("lifetime", shutdown_epoch_s=epoch_s, bound_by=by)
+        if _lasting(before) != _lasting(live):
+            machine, job = (
+                {key.partition("/")[2]: text for key, text in live.features.items() if key.startswith(kind)}
+                for kind in ("machine/", "job/")
+            )
+            self._watch.record("features", machine=machine, job=job)
+
+    def _say(self, lines: Iterable[str]) -> None:
+        """Say each thing once, until it is over."""
+        for line in lines:
+            if line not in self._said:
+                self._said.add(line)
+                self._watch.say(line)
+
+
+def _published(live: Live) -> tuple[int, str] | None:
+    """Return the end that was published last, and what set it: the trace knows of it."""
+    text = live.features.get(_SHUTDOWN, "")
+    first = lifetime(live.ends, Now(utc_s=live.boot_epoch_s, boot_s=0.0))
+    return (int(text), first.bound_by) if first and text.isascii() and text.isdigit() else None
+
+
+def _is_same(one: tuple[int, str] | None, other: tuple[int, str] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one[1] == other[1] and abs(one[0] - other[0]) < _SLACK_S
+
+
+def _lasting(live: Live) -> dict[str, str]:
+    """Return the features that follow neither a clock nor an end."""
+    return {key: text for key, text in live.features.items() if kind_of(key) not in _MOVING}
