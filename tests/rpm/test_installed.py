@@ -217,7 +217,7 @@ def test_where_both_could_start_us_sysv_is_asked_too_unless_systemd_runs(
     assert ("chkconfig --add contextagent" in calls) == (not is_up)
 
 
-def test_an_upgrade_starts_and_stops_nothing(
+def test_an_upgrade_restarts_the_watch_and_starts_and_stops_nothing_else(
     packages: dict[str, Path], newer: dict[str, Path], root: Installed
 ) -> None:
     root.record("usr/bin/systemctl")
@@ -225,7 +225,7 @@ def test_an_upgrade_starts_and_stops_nothing(
     root.install(packages["el6"])
     root.calls()
     root.install(newer["el6"], how="-U")
-    assert set(root.calls()) == {"systemctl daemon-reload"}
+    assert set(root.calls()) == {"systemctl daemon-reload", "systemctl try-restart contextagent-watch.service"}
 
 
 def test_after_an_upgrade_no_phase_is_done_again(machine: Installed, newer: dict[str, Path]) -> None:
