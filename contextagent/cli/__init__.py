@@ -27,8 +27,10 @@ VERBS = {
     "analyze": ("report", "show where the time of this boot went"),
     "query": ("ask", "print one fact or setting, with where it comes from"),
     "watch": ("watch", "the one process that stays: features over HTTP, lifetime, heartbeat, pilot"),
+    "remaining": ("lifetime", "tell how long this machine has left, in seconds"),
     "features": ("features", "show machine and job features, or check them as a pilot reads them"),
     "finish": ("finish", "say how the payload ended, and have the machine end"),
+    "drain": ("lifetime", "let this machine end early, with the notice that its jobs were promised"),
     "trace": ("trail", "show or verify the trace"),
     "receipt": ("receipt", "print the receipt of a boot"),
     "collect-logs": ("ticket", "one archive for a bug report, without secrets"),
@@ -124,6 +126,10 @@ def _said(error: BaseException, *, is_debug: bool) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     """Run the boot's own words at once; everything else goes by the parser, which costs as much as a boot."""
+    if argv == ["watch"]:
+        from contextagent.cli.watch import watch_here  # noqa: PLC0415  # what init starts, on every machine
+
+        return watch_here()
     boot = _boot_words(argv)
     if boot is not None:
         if "--resume" in boot[1]:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 LATER = {
     "image": "describe, check, seal and compare images",
-    "remaining": "the remaining lifetime, in seconds",
     "pilot": "how the pilot does, and how to stop it",
-    "drain": "let the machine end early",
 }
 """Verbs of later versions, refused by name."""
 _GLOBAL = ("--root", "--policy", "--debug")

@@ -8,6 +8,7 @@ from contextagent.errors import CannotWriteError, ContextAgentError, InvalidInpu
 from contextagent.policy.settings import hear, load_image_policy
 from contextagent.runner.live import load_live
 from contextagent.runner.state import State, load
+from contextagent.runner.wishes import WATCH_PID
 from contextagent.watch.loop import Loop, Signals, begin_parts
 from contextagent.watch.room import Watch
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from contextagent.host import Host
     from contextagent.host.locks import Lock
     from contextagent.policy.settings import Settings
+    from contextagent.runner.live import Live
 
-LOCK, PID = "watch.lock", "watch.pid"
-"""Below `Host.run_folder`: what the one watch holds, and its process id for whoever wants to know."""
+LOCK = "watch.lock"
+"""Below `Host.run_folder`: what the one watch holds."""
 
 
 def keep_watch(host: Host, policy: str | None = None) -> None:
@@ -36,7 +38,7 @@ def keep_watch(host: Host, policy: str | None = None) -> None:
     lock = _lock(host)
     signals = Signals()
     try:
-        host.files.write(f"{host.run_folder}/{PID}", f"{os.getpid()}\n".encode(), mode=0o644)
+        host.files.write(f"{host.run_folder}/{WATCH_PID}", f"{os.getpid()}\n".encode(), mode=0o644)
         watch = _watch(host, policy)
         while watch is not None and Loop(watch, begin_parts(watch), signals).run() == "again":
             watch = _again(watch, policy)
@@ -56,22 +58,34 @@ def _lock(host: Host) -> Lock:
 
 def _forget(host: Host) -> None:
     try:
-        host.files.remove(f"{host.run_folder}/{PID}")
+        host.files.remove(f"{host.run_folder}/{WATCH_PID}")
     except CannotWriteError:
         return  # the lock tells as well
+
+
+def gather(host: Host, policy: str | None, live: Live) -> Watch:
+    """Return what is known of this boot, as the watch begins with it.
+
+    Args:
+        host: The machine.
+        policy: As in `keep_watch`.
+        live: What was published.
+
+    Raises:
+        InvalidInputError: The image's policy is invalid.
+    """
+    state = load(host)
+    if state is None or state.boot_id != host.boot_id():
+        if state is not None and live.features:
+            Watch.say("cannot read what is remembered of this boot, going on with what was published in it")
+        state = State(instance_id=state.instance_id if state else "", boot_id=host.boot_id())
+    return Watch(host, _settings(host, policy, state), state, live)
 
 
 def _watch(host: Host, policy: str | None) -> Watch | None:
     """Return what to begin with; None where nothing was published in this boot."""
     live = load_live(host)
-    if live is None:
-        return None
-    state = load(host)
-    if state is None or state.boot_id != host.boot_id():
-        if state is not None:
-            Watch.say("cannot read what is remembered of this boot, watching what was published without it")
-        state = State(instance_id=state.instance_id if state else "", boot_id=host.boot_id())
-    return Watch(host, _settings(host, policy, state), state, live)
+    return None if live is None else gather(host, policy, live)
 
 
 def _settings(host: Host, policy: str | None, state: State) -> Settings:
