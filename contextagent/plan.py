@@ -60,7 +60,7 @@ def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situ
     """Return the steps of one phase in the order in which they are taken, or of all phases where `phase` is None."""
     steps: list[Step] = []
     for each in PHASES if phase is None else (phase,):
-        steps += _features(each, situation)
+        steps += _pilot(each, supplies, situation) if each == "stop" else _features(each, situation)
         steps += _logs_before(each, supplies.get("site"), situation)
         for owner, group, is_late in _groups(each, situation.late):
             supply = supplies.get(owner)
@@ -74,12 +74,22 @@ def make_plan(phase: Phase | None, supplies: Mapping[Owner, Supply | None], situ
                 is_root = profile_of("user", situation.settings, is_caller=situation.is_caller) == "root"
                 steps += _logs(each, situation, "again-after-root" if is_root else "again", is_late=is_late)
         steps += _logs_after(each, situation)
+        steps += _pilot(each, supplies, situation) if each == "post-network" else ()
     return Plan(phase=phase, steps=tuple(steps))
 
 
 def is_logging_asked(settings: Settings) -> bool:
     """Return whether the settings ask for anything that the agent would have to set up a log daemon for."""
     return bool(settings["logging.collectors"] or settings["logging.audit"] or settings["logging.journal_upload"])
+
+
+def _pilot(phase: Phase, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Iterable[Step]:
+    """Return the step for the pilot: the last one before the machine works, and the first one when it stops."""
+    if not situation.settings["pilot.framework"] and not situation.settings["pilot.from_user"]:
+        return ()
+    from contextagent.pilots.steps import pilot_steps  # noqa: PLC0415  # most machines have no pilot
+
+    return pilot_steps(phase, supplies.get("user"), situation.settings, is_caller=situation.is_caller)
 
 
 def _features(phase: Phase, situation: Situation) -> Iterable[Step]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 VETO_EXIT = 100
 """A site script that ends so vetoes the pilot, and is `ok` (cli reference, exit codes)."""
+EPILOG = "epilog.sh"
+"""What a user's script leaves in its folder to have it started as a pilot; one that came by that name is a script."""
 OWN_NAMES = ("CONTEXTAGENT_PHASE", "CONTEXTAGENT_OWNER", "CONTEXTAGENT_CONTEXT_DIR")
 """Variables that a script has beside its owner's."""
 
@@ -80,7 +82,9 @@ class PhaseRun:
         deadline_ns = self._host.mono_ns() + int(self._around.budget_s * 1e9)
         for step in plan.steps:
             skip = step.skip or ("budget" if self._host.mono_ns() >= deadline_ns else None)
-            if step.argument == "features":
+            if step.kind == "pilot":
+                deadline_ns += self._mind_pilot(step)
+            elif step.argument == "features":
                 self._publish(step)
             elif step.kind == "reload":
                 self._log_setup().take(step)
@@ -93,12 +97,42 @@ class PhaseRun:
             else:
                 self._run_script(step, deadline_ns)
                 self._tell(self.reports)
+        if plan.phase == "post-network":
+            self._look_for_pilot(plan)
+        self._close()
+
+    def _close(self) -> None:
+        """Let go of what only some phases need, and keep what it knows."""
         if self._outputs:
             self._outputs.close()
         if self.logs:
             self.logging = self.logs.known
             self.problems += self.logs.problems
             self.warnings += self.logs.warnings
+
+    def _mind_pilot(self, step: Step) -> int:
+        """Mark the pilot as wanted, or stop it; return how long that took, which is not the scripts' time."""
+        from contextagent.runner import pilotsteps  # noqa: PLC0415  # most machines have no pilot
+
+        began_ns = self._host.mono_ns()
+        try:
+            if step.argument == "stop":
+                self.problems += pilotsteps.stop(self._host, self._journal)
+            else:
+                pilotsteps.mark(self._host, step, self._folders)
+        except ContextAgentError as error:
+            self.problems.append(Problem(reason=error.reason, message=f"{error}, going on without the pilot"))
+        return self._host.mono_ns() - began_ns
+
+    def _look_for_pilot(self, plan: Plan) -> None:
+        """Say so where the user's scripts left what would be a pilot, and nothing lets it be one."""
+        names = {step.name for step in plan.steps if step.kind == "script" and step.owner == "user"}
+        if not names or EPILOG in names or any(step.kind == "pilot" and step.owner == "user" for step in plan.steps):
+            return
+        if self._host.files.exists(f"{self._folders.place('user')}/{EPILOG}"):
+            from contextagent.runner import pilotsteps  # noqa: PLC0415  # see above
+
+            self.warnings += pilotsteps.left_alone(self._host, self._folders)
 
     def _publish(self, step: Step) -> None:
         """Publish features, and say what was not as it had been left; what can't be written ends nothing else."""

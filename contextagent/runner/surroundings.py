@@ -61,6 +61,10 @@ def surroundings(host: Host, state: State, settings: Settings, phase: Phase) -> 
             accounts["user"] = host.make_account(settings["user.account"], USERS_HOME)
         except CannotWriteError as error:
             problems.append(Problem(reason="no-account", message=f"{error}, running none of the user's scripts"))
+    if phase != "stop" and settings["pilot.framework"]:
+        from contextagent.runner.pilotsteps import make_account  # noqa: PLC0415  # most machines have no pilot
+
+        problems += make_account(host, settings, USERS_HOME)
     return Surroundings(
         instance_id=state.instance_id,
         environment={owner: _environment(host, state, owner, accounts[owner], problems) for owner in OWNERS},
