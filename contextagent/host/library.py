@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import stat
 import time
 
 from contextagent import __version__
-from contextagent.host.leaving import TOO_LONG, Unanswered
+from contextagent.host.outgoing import TOO_LONG, Unanswered
 from contextagent.thirdparty import load
 
 TYPE_CHECKING = False
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from contextagent.host.leaving import Body
+    from contextagent.host.outgoing import Body
 
 _OK = 200
 _DRAIN_BYTES = 64 << 10
@@ -27,22 +26,23 @@ class Library:
     """A session without proxies, `.netrc`, cookies of before, and redirects; certificates are read here and now.
 
     Args:
-        credential: Real path of a file with certificate and key; empty for none.
+        fd: Of a file with certificate and key; -1 for none.
+        credential: Its path, to be named.
         ca_dirs: Real paths of folders of authorities; those that are not there don't matter.
 
     Raises:
         Unanswered: The credential can't be used.
     """
 
-    def __init__(self, credential: str, ca_dirs: Sequence[str]) -> None:
+    def __init__(self, fd: int, credential: str, ca_dirs: Sequence[str]) -> None:
         requests = load("requests")
         context = ssl.create_default_context()
         context.load_verify_locations(requests.certs.where())
         for folder in ca_dirs:
             if os.path.isdir(folder):
                 context.load_verify_locations(capath=folder)
-        if credential:
-            _load(context, credential)
+        if fd >= 0:
+            _load(context, fd, credential)
         adapter = requests.adapters.HTTPAdapter()
         adapter.cert_verify = lambda *_: None  # the context does it: nothing can be read from files later on
         adapter.init_poolmanager(1, 1, ssl_context=context)
@@ -95,21 +95,13 @@ class Library:
         return answer.status_code, kind, data
 
 
-def _load(context: ssl.SSLContext, credential: str) -> None:
+def _load(context: ssl.SSLContext, fd: int, credential: str) -> None:
     """Load certificate and key; nothing of either is ever shown."""
     try:
-        fd = os.open(credential, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Unanswered(f"our certificate '{credential}' can't be read: {error.strerror}", may_pass=False) from None
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Unanswered(f"our certificate '{credential}' is no file", may_pass=False)
         context.load_cert_chain(f"/proc/self/fd/{fd}", password="")
     except (OSError, ValueError):
         cause = f"our certificate '{credential}' can't be used: it has no certificate, no key, or another's key"
         raise Unanswered(cause, may_pass=False) from None
-    finally:
-        os.close(fd)
 
 
 def _unanswered(error: BaseException) -> Unanswered:

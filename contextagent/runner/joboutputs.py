@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from contextagent.host import leaving
-from contextagent.host.leaving import Means, Source, Unanswered
+from contextagent.host import leaving, outgoing
+from contextagent.host.leaving import Means
+from contextagent.host.outgoing import Body, Source, Unanswered
 from contextagent.model import Problem, Value
 from contextagent.payloads.names import component_problem
 from contextagent.payloads.weburl import parse_web_url
@@ -51,11 +52,13 @@ class Outputs(Value):
     Attributes:
         where: An `http://` or `https://` URL, or a folder of the guest; empty for nowhere.
         credential: File of the guest with a certificate and its key, for TLS; empty for none.
+        account: Name of the account with whose rights that is read; empty for the agent's own.
         ca_dirs: Folders of the guest with authorities, beside those that the machine trusts.
     """
 
     where: str
     credential: str = ""
+    account: str = ""
     ca_dirs: tuple[str, ...] = ()
 
 
@@ -63,12 +66,14 @@ def outputs_of(live: Live | None, settings: Settings) -> Outputs:
     """Return where this machine's outputs go.
 
     The certificate is the pilot's (`pilot.credential.path`), as in the user data of the field, which uploads with
-    the pilot's proxy.
+    the pilot's proxy.  A user who names the file must not have root read it.
     """
+    is_users = settings.origin("pilot.credential.path").voice == "user"
     folders = (settings["pilot.ca_dir"], settings["trust.ca_dir"])
     return Outputs(
         where=live.outputs if live else "",
         credential=settings["pilot.credential.path"] or "",
+        account=settings["user.account"] if is_users else "",
         ca_dirs=tuple(dict.fromkeys(folder for folder in folders if folder)),
     )
 
@@ -98,7 +103,7 @@ class Delivery:
         if self._child is not None:
             said = leaving.heard(self._child, max_bytes=_MAX_SAID_BYTES)
             self._child = None
-            self._cause = leaving.TOO_LONG if said is None else said.decode("utf-8", "replace")
+            self._cause = outgoing.TOO_LONG if said is None else said.decode("utf-8", "replace")
         self.close()
         if not self._cause:
             return None
@@ -160,7 +165,7 @@ def start_put(
         content = body if isinstance(body, bytes) else source or b""
         if outputs.where.startswith("/"):
             folder = host.files.real(outputs.where)
-            child = leaving.put_into(folder, name, content, mode=mode, total_s=total_s, failed=str.encode)
+            child = outgoing.put_into(folder, name, content, mode=mode, total_s=total_s, failed=str.encode)
             return Delivery(child, what)
         url = parse_web_url(outputs.where)
         means = means_of(host, outputs)
@@ -183,14 +188,23 @@ def put(
 ) -> Problem | None:
     """Deliver one output, and return what went wrong; the arguments are those of `start_put`."""
     delivery = start_put(host, outputs, name, body, total_s=total_s, mode=mode, account=account)
-    delivery.wait(total_s + 2 * leaving.GRACE_S)
+    delivery.wait(total_s + 2 * outgoing.GRACE_S)
     return delivery.finish()
 
 
 def means_of(host: Host, outputs: Outputs) -> Means:
-    """Return what a child is given for TLS."""
+    """Return what a child is given for TLS.
+
+    Raises:
+        ValueError: There is no account of the name.
+    """
+    account = host.account(outputs.account) if outputs.account and not host.is_caller else None
+    if outputs.account and account is None and not host.is_caller:
+        message = f"there is no account '{outputs.account}' to read '{outputs.credential}' with"
+        raise ValueError(message)
     return Means(
         credential=host.files.real(outputs.credential) if outputs.credential else "",
+        account=(account.uid, account.gid) if account else None,
         ca_dirs=tuple(host.files.real(folder) for folder in outputs.ca_dirs),
     )
 
@@ -252,7 +266,7 @@ class Put:
         Raises:
             Unanswered: It was refused for good, or not answered.
         """
-        body = leaving.Body(self._source.fd, MAX_BYTES) if self._source else leaving.Body(self._body)
+        body = Body(self._source.fd, MAX_BYTES) if self._source else Body(self._body)
         reply = client.ask("PUT", self._url, self._name, end_ns=end_ns, headers=self._headers, body=body)
         kind = reply.status // 100
         if kind == _TAKEN:

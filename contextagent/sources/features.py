@@ -171,7 +171,7 @@ class Reading:
 
     def finish(self) -> Read:
         """Return what was read; whoever reads is ended if it does not say so now."""
-        from contextagent.host import leaving  # noqa: PLC0415  # only where there is a URL
+        from contextagent.host import leaving, outgoing  # noqa: PLC0415  # only where there is a URL
 
         child, self._child = self._child, None
         if child is None:
@@ -180,7 +180,7 @@ class Reading:
             return Read(values=self._kept(keys()) if problems else {}, problems=problems, is_complete=not problems)
         said = leaving.heard(child, max_bytes=_MAX_SAID_BYTES)
         self.close()
-        return self._judged(said, leaving.TOO_LONG)
+        return self._judged(said, outgoing.TOO_LONG)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until `finish` has something to say, but no longer than that."""
@@ -342,7 +342,7 @@ def _one(client: Client, url: WebUrl, key: str, end_ns: int) -> str:
     Raises:
         BrokenSourceError: It can't be had; reason `lost` where the server itself may be gone.
     """
-    from contextagent.host.leaving import Unanswered  # noqa: PLC0415  # the child has it
+    from contextagent.host.outgoing import Unanswered  # noqa: PLC0415  # the child has it
 
     name = key.partition("/")[2]
     try:
