@@ -272,7 +272,8 @@ def _with_features(  # both halves of the story meet here
             known = known.replace(read=read.values).saying(errors=read.problems)
     voices = publish.voices(host, known, settings, is_read_sites=is_sites, outputs=outputs)
     due = publishing.due(host, known, voices)
-    return due.state, {"features": due.features, "features_ours": due.ours}
+    is_shown = due.is_shown or not is_trial
+    return due.state, {"features": due.features if is_shown else None, "features_ours": due.ours}
 
 
 def _names_addresses(known: State) -> bool:

@@ -95,6 +95,7 @@ class Standing(Value):
         grace_s: Least notice of an end that the agent chooses.
         boot_epoch_s: When the boot began, as the values count it.
         lifetime: The end that comes first; None where none is known.
+        is_said: Whether anybody said any of it, or the machine alone knows all there is.
         origins: Key to who said it: `settings`, `context`, `service`, `machine`, `lifetime` (the end that comes first),
             or the key that it was converted from.
     """
@@ -107,6 +108,7 @@ class Standing(Value):
     grace_s: int = 0
     boot_epoch_s: int = 0
     lifetime: Lifetime | None = None
+    is_said: bool = False
     origins: Mapping[str, str] = {}
 
 
@@ -141,6 +143,7 @@ def standing(facts: Facts, voices: Voices) -> Standing:
         grace_s=int(present[_GRACE]),
         boot_epoch_s=facts.boot_epoch_s,
         lifetime=first,
+        is_said=bool(said or ends or outputs),
         origins={key: origins.get(key) or (OLDER[key][0] if key in OLDER else "machine") for key in values},
     )
 

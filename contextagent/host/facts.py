@@ -97,7 +97,8 @@ def run_folder(files: Files) -> tuple[str, bool]:
     as on SL5 and SL6.  Below another root nothing is a mount: there `/run` will do, unless `/var/run` alone is there.
     """
     if files.root != "/":
-        is_old = files.exists("/var/run") and not files.exists("/run")
+        old = files.real("/var/run")  # a link is what newer systems have there
+        is_old = os.path.isdir(old) and not os.path.islink(old) and not files.exists("/run")
         return ("/var/run" if is_old else "/run") + _OWN, True
     try:
         device = os.stat("/run").st_dev

@@ -9,6 +9,7 @@ import tempfile
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError, InvalidInputError
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES
 from contextagent.host import layers, program
 from contextagent.host.served import served
 from contextagent.host.serving import listen
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 ADDRESS = "169.254.169.254"
 RUN = "/run/contextagent"
 """In the view `/run` is always one of its own, in memory, whatever this machine has."""
+PUBLISHED = ("/etc/profile.d/mjf.sh", "/etc/profile.d/mjf.csh", "/run/shutdown_time", "/var/run/shutdown_time")
+"""Files of the agent in folders of others."""
 OWN = (RUN, "/var/run/contextagent", HOME, LOGS, WORKING)
 """What the agent remembers of this machine's boots; a simulated one begins without, as a new machine does."""
 MOST_RESTARTS = 3
@@ -201,7 +204,9 @@ def _names(view: View, path: str) -> dict[int, str]:
 
 def is_own(path: str) -> bool:
     """Return whether a path is one of the agent's own places, or below one."""
-    return any(path == place or path.startswith(f"{place}/") for place in OWN)
+    if path == JOB_OUTPUTS or path in PUBLISHED:
+        return True
+    return any(path == place or path.startswith(f"{place}/") for place in (*OWN, MACHINE_FEATURES, JOB_FEATURES))
 
 
 def _is_status(found: object) -> bool:

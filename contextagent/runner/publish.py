@@ -132,7 +132,7 @@ def publish(
     """
     problems = _fill_both(host, standing.values, before.features if before else {}, ours)
     shutdown = str(standing.lifetime.shutdown_epoch_s) if standing.lifetime else ""
-    problems += _settle(host, _shutdown_path(host), shutdown)
+    problems += _tell_shutdown(host, shutdown)
     live = (before or Live(boot_id=host.boot_id())).replace(
         features=dict(standing.values),
         origins=dict(standing.origins),
@@ -161,7 +161,8 @@ def furnish(host: Host, standing: Standing, account: Account | None) -> tuple[Pr
 def withdraw(host: Host, ours: Collection[str]) -> tuple[Problem, ...]:
     """Take back what an earlier boot published, where this one has nothing to say."""
     problems = _fill_both(host, {}, {}, ours)
-    for path in (_shutdown_path(host), *texts.profiles("")):
+    problems += _tell_shutdown(host, "")
+    for path in texts.profiles(""):
         problems += _settle(host, path, "")
     return tuple(problems)
 
@@ -268,6 +269,7 @@ def _put(host: Host, path: str, text: str) -> None:
 def _fill_new(host: Host, folder: str, values: Mapping[str, str]) -> None:
     """Make a folder with all its files aside, and put it in place in one step."""
     aside = _aside(host, folder)
+    _make_parent(host, folder)
     real = host.files.real(aside)
     os.mkdir(real, 0o700)
     try:
@@ -285,8 +287,10 @@ def _settle(host: Host, path: str, text: str) -> list[Problem]:
     try:
         aside = _aside(host, path)
         if not text:
-            host.files.remove(path)
+            if host.files.exists(path):
+                host.files.remove(path)
         elif not _holds(host, host.files.real(path), text):
+            _make_parent(host, path)
             try:
                 _write_new(host.files.real(aside), text)
                 os.rename(host.files.real(aside), host.files.real(path))
@@ -304,9 +308,13 @@ def _aside(host: Host, path: str) -> str:
     aside = f"{parent}/.{name}.contextagent-new"
     if host.files.exists(aside):
         host.files.remove(aside)
-    elif not host.files.exists(parent):
-        host.files.make_folder(parent, _FOLDER_MODE)
     return aside
+
+
+def _make_parent(host: Host, path: str) -> None:
+    parent = path.rpartition("/")[0]
+    if not host.files.exists(parent):
+        host.files.make_folder(parent, _FOLDER_MODE)
 
 
 def _write_new(real: str, text: str) -> None:
@@ -334,6 +342,13 @@ def _holds(host: Host, real: str, text: str) -> bool:
         os.close(fd)
 
 
-def _shutdown_path(host: Host) -> str:
-    """Return where the end stands: where /var/run is a link, it leads to /run, or out of another root."""
-    return SHUTDOWN_TIME.removeprefix("/var") if _is_link(host.files.real("/var/run")) else SHUTDOWN_TIME
+def _tell_shutdown(host: Host, text: str) -> list[Problem]:
+    """Put the end where DIRAC looks; where /var/run is a link, it leads to /run, or out of another root."""
+    run, _, name = SHUTDOWN_TIME.rpartition("/")
+    real = host.files.real(run)
+    if text and host.is_caller and host.run_folder.startswith("/run/") and not os.path.lexists(real):
+        try:
+            host.files.link(run, "../run")  # as on every machine that has a /run
+        except CannotWriteError as error:
+            return [_failed(run, error)]
+    return _settle(host, f"/run/{name}" if _is_link(real) else SHUTDOWN_TIME, text)

@@ -33,12 +33,14 @@ class Due(Value):
     Attributes:
         state: The state with it: where job outputs go, and what the next boot has to clear away.
         features: What is to be published, or taken back where it is empty; None where there is neither.
+        is_shown: Whether a plan has to tell of it: what the machine itself knows is published like its state, unasked.
         ours: Keys of a site's own that the boot before left published.
     """
 
     state: State
     features: Standing | None
     ours: tuple[str, ...]
+    is_shown: bool = True
 
 
 def due(host: Host, known: State, voices: Voices) -> Due:
@@ -51,7 +53,7 @@ def due(host: Host, known: State, voices: Voices) -> Due:
         return Due(state=state, features=stand if known.published else None, ours=ours)
     extras = [key for key in stand.values if key not in FEATURES and key not in OLDER and key not in OLDER_ALONE]
     state = known.replace(published={"extras": extras, "outputs": stand.outputs})
-    return Due(state=state.saying(warnings=stand.problems), features=stand, ours=ours)
+    return Due(state=state.saying(warnings=stand.problems), features=stand, ours=ours, is_shown=stand.is_said)
 
 
 def take(host: Host, journal: Journal, step: Step) -> Done:

@@ -352,7 +352,8 @@ def test_the_agents_own_places_are_told_apart(tmp_path: Path) -> None:
     own = {each["path"] for each in found["own"]}
     assert own >= {"/run/contextagent/status.json", "/var/lib/hepix/context/scratch"}
     places = ("/run/contextagent", "/var/lib/contextagent", "/var/log/contextagent", "/var/lib/hepix/context")
-    assert all(path.startswith(places) for path in own)
+    features = ("/etc/machinefeatures", "/etc/jobfeatures", "/etc/joboutputs", "/etc/profile.d/mjf.")
+    assert all(path.startswith((*places, *features)) for path in own)
     assert [each["path"] for each in found["changes"]] == ["/etc/trial-made", "/var/lib/hepix"]
 
 
