@@ -233,10 +233,8 @@ def _leave(host: Host, live: Live, said: Word) -> tuple[Problem, ...]:
     return (*problems, *_marked(host, said.replace(is_off=True)))
 
 
-def after_boot(
-    host: Host, state: State, result: str, settings: Settings, *, record: Callable[..., object]
-) -> tuple[Problem, ...]:
-    """Tell 500 where the site's part of the boot failed; whether the machine then goes is the watch's to see to.
+def after_boot(host: Host, state: State, settings: Settings, *, record: Callable[..., object]) -> tuple[Problem, ...]:
+    """Tell 500, since the site's part of the boot failed; that the machine then goes is the watch's to see to.
 
     Where neither job outputs nor a pilot were asked for, a failed machine stays up for whoever looks into it.
 
@@ -245,9 +243,9 @@ def after_boot(
     """
     from contextagent.runner.live import load_live, store_live  # noqa: PLC0415  # see above
 
-    live = load_live(host) if result == "failed" else None
+    live = load_live(host)
     if live is None:
-        return ()
+        return ()  # nothing was published on this machine: nobody waits for a word
     goes_off = live.is_outputs_given or has_pilot(live, settings)
     try:
         said, is_news = say(host, code=BY_SITE, text=_why_failed(state), by=0, record=record, goes_off=goes_off)

@@ -7,6 +7,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
 from contextagent.runner.journal import LOGS, receipt_path
+from contextagent.runner.live import LIVE
 from contextagent.runner.phase import OWN_NAMES, PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from contextagent.host import Host
     from contextagent.model import Ending, Phase, Plan, Step
+    from contextagent.policy.settings import Settings
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
     from contextagent.runner.state import State
@@ -101,10 +103,12 @@ class _Standing:
         except CannotWriteError as error:
             self._said(error)
 
+    def warn(self, problems: Sequence[Problem]) -> None:
+        """Keep in mind what went wrong, each thing once."""
+        self.state = self.state.saying(warnings=problems)
+
     def _said(self, error: CannotWriteError) -> None:
-        problem = Problem(reason=error.reason, message=f"{error}, going on without it")
-        if problem not in self.state.warnings:
-            self.state = self.state.replace(warnings=(*self.state.warnings, problem))
+        self.warn((Problem(reason=error.reason, message=f"{error}, going on without it"),))
 
 
 def execute(  # the hands' whole surroundings, by keyword
@@ -121,7 +125,7 @@ def execute(  # the hands' whole surroundings, by keyword
     """Execute the plan of one phase, and return what is remembered then.
 
     The plan of the `whole` boot is for the receipt, which tells of the phases before, too. What a killed agent had
-    `begun` is reported as it ended.
+    `begun` is reported as it ended. Once all scripts are over, the stop phase hands over what they left.
 
     The state is written before the first script, so that a killed agent knows what it was about, and after the last.
     """
@@ -149,10 +153,26 @@ def execute(  # the hands' whole surroundings, by keyword
         "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
     }
     standing.state = _after(standing.state, phase, ended, work)
+    if phase == "stop" and host.files.exists(f"{host.run_folder}/{LIVE}"):
+        from contextagent.runner import ending  # noqa: PLC0415  # a machine without features has nobody to tell
+
+        standing.keep_receipt(whole, around)
+        standing.warn(ending.at_stop(host, around.settings, record=journal.record))
     _close(host, journal, standing, phase, work)
     if phase != PHASES[0]:
         standing.keep_receipt(whole, around)
+    if phase == "post-network" and report.result_of(standing.state) == "failed":
+        _tell_failed(host, journal, standing, around.settings)
     return standing.state
+
+
+def _tell_failed(host: Host, journal: Journal, standing: _Standing, settings: Settings) -> None:
+    """Tell whoever waits for this machine that the site's part failed."""
+    from contextagent.runner import ending  # noqa: PLC0415  # few boots fail
+
+    standing.warn(ending.after_boot(host, standing.state, settings, record=journal.record))
+    standing.end()
+    standing.tell(is_final=True)
 
 
 def _phase_of(plan: Plan) -> Phase:

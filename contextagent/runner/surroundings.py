@@ -35,6 +35,7 @@ class Surroundings(Value):
         environment: Per owner, what its scripts see, but for phase, owner and folder.
         accounts: Per owner, the account that its scripts run as; None means root (or the caller).
         budget_s: What all scripts of the phase may take together.
+        settings: What holds, for what is no script's.
         in_syslog: Owners whose scripts' output goes to syslog; none below another root.
         problems: What was refused or could not be had.
     """
@@ -43,6 +44,7 @@ class Surroundings(Value):
     environment: Mapping[Owner, Mapping[str, str]]
     accounts: Mapping[Owner, Account | None]
     budget_s: float
+    settings: Settings
     in_syslog: tuple[Owner, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -69,6 +71,7 @@ def surroundings(host: Host, state: State, settings: Settings, phase: Phase) -> 
         instance_id=state.instance_id,
         environment={owner: _environment(host, state, owner, accounts[owner], problems) for owner in OWNERS},
         accounts=accounts,
+        settings=settings,
         budget_s=settings["stop_budget_s" if phase == "stop" else "phase_budget_s"],
         in_syslog=() if host.is_caller else _OUTPUT_OF[settings["logging.script_output"]],
         problems=tuple(problems),

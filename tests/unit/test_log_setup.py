@@ -24,6 +24,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.daemons import running
 from contextagent.model import Plan, Step
+from contextagent.policy.settings import Settings
 from contextagent.runner import logfiles, logpositions
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import Folders
@@ -826,6 +827,7 @@ def test_how_far_the_last_records_got_is_on_the_console(reader: Stand) -> None:
         environment={"site": {}, "user": {}},
         accounts={"site": None, "user": None},
         budget_s=60,
+        settings=Settings("standard", {}),
     )
     reader.host.files.make_folder(instance_folder("i"))
     plan = Plan(phase="stop", steps=(reader.step("flush", reader.told(), phase="stop"),))

@@ -16,6 +16,7 @@ from contextagent.errors import CannotWriteError
 from contextagent.host import Host
 from contextagent.host.accounts import Account
 from contextagent.model import Ending, Limits, Plan, Problem, Step, Supply
+from contextagent.policy.settings import Settings
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import WORKING, Folders, parked
 from contextagent.runner.journal import Journal
@@ -59,6 +60,7 @@ class Stand:
             environment={"site": environment, "user": environment},
             accounts={"site": None, "user": account},
             budget_s=budget_s,
+            settings=Settings("standard", {}),
         )
 
     def step(self, name: str, text: str = "exit 0\n", owner: Owner = "site", **changes: Any) -> Step:
