@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from contextagent.cli.line import is_beyond
@@ -110,8 +111,11 @@ def _end(watch: Watch, in_s: int | None, *, is_forced: bool) -> End:
     if in_s is not None and in_s < grace_s and not is_forced:
         message = f"cannot drain 'this machine' in {in_s} s: {grace_s} s of notice are promised (grace_secs)"
         raise RefusedError(message, hint="to do it nevertheless: --force")
-    now = clocks(watch.host, watch.live)
-    return chosen_end("drain", float(grace_s if in_s is None else in_s), 0.0, now)
+    counted, clock = clocks(watch.host, watch.live), watch.now()
+    # what is published is a whole second as the features count the wall clock, and may not be less notice by any clock
+    ahead_s = max(clock.utc_s - counted.utc_s, 0.0)
+    whole_s = math.ceil(counted.utc_s + ahead_s + (grace_s if in_s is None else in_s))
+    return chosen_end("drain", whole_s - counted.utc_s, 0.0, counted)
 
 
 def _follow(watch: Watch, end: End, shell: Shell) -> None:
