@@ -153,7 +153,8 @@ def execute(  # the hands' whole surroundings, by keyword
         "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
     }
     standing.state = _after(standing.state, phase, ended, work)
-    if phase == "stop" and host.files.exists(f"{host.run_folder}/{LIVE}"):
+    is_published = host.files.exists(f"{host.run_folder}/{LIVE}")
+    if phase == "stop" and is_published:
         from contextagent.runner import ending  # noqa: PLC0415  # a machine without features has nobody to tell
 
         standing.keep_receipt(whole, around)
@@ -161,16 +162,23 @@ def execute(  # the hands' whole surroundings, by keyword
     _close(host, journal, standing, phase, work)
     if phase != PHASES[0]:
         standing.keep_receipt(whole, around)
-    if phase == "post-network" and report.result_of(standing.state) == "failed":
-        _tell_failed(host, journal, standing, around.settings)
+    if phase == "post-network" and is_published:
+        _let_end(host, journal, standing, around.settings)
     return standing.state
 
 
-def _tell_failed(host: Host, journal: Journal, standing: _Standing, settings: Settings) -> None:
-    """Tell whoever waits for this machine that the site's part failed."""
-    from contextagent.runner import ending  # noqa: PLC0415  # few boots fail
+def _let_end(host: Host, journal: Journal, standing: _Standing, settings: Settings) -> None:
+    """Let the machine's end be asked for from now on; one whose site part failed is told of at once."""
+    from contextagent.runner import wishes  # noqa: PLC0415  # a machine without features has nobody to tell
 
-    standing.warn(ending.after_boot(host, standing.state, settings, record=journal.record))
+    problems = wishes.open_folder(host, settings)
+    if report.result_of(standing.state) == "failed":
+        from contextagent.runner import ending  # noqa: PLC0415  # few boots fail
+
+        problems += ending.after_boot(host, standing.state, settings, record=journal.record)
+    elif not problems:
+        return
+    standing.warn(problems)
     standing.end()
     standing.tell(is_final=True)
 

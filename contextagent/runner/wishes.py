@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from contextagent import jsontext
-from contextagent.model import Value
+from contextagent.errors import CannotWriteError
+from contextagent.model import Problem, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,15 +52,19 @@ def asker(host: Host, settings: Settings) -> Account | None:
     return host.account(settings["pilot.user"] or settings["user.account"])
 
 
-def make_folder(host: Host, settings: Settings) -> None:
+def open_folder(host: Host, settings: Settings) -> tuple[Problem, ...]:
     """Make the folder for requests: root may read it, the pilot's account may put something there.
 
-    Raises:
-        CannotWriteError: It can't be made.
+    Returns:
+        Why it could not be made; empty as a rule.
     """
     account = None if host.is_caller else asker(host, settings)
-    host.files.make_folder(host.run_folder, 0o755)
-    host.files.make_folder(folder(host), MODE, gid=account.gid if account else -1)
+    try:
+        host.files.make_folder(host.run_folder, 0o755)
+        host.files.make_folder(folder(host), MODE, gid=account.gid if account else -1)
+    except CannotWriteError as error:
+        return (Problem(reason=error.reason, message=f"{error}, taking no requests"),)
+    return ()
 
 
 def ask(host: Host, kind: str, **words: object) -> None:

@@ -31,10 +31,8 @@ _BUSY = ("running", "stopping")
 
 def begin(watch: Watch) -> Requests:
     """Return the part; the folder for requests is there from now on."""
-    try:
-        wishes.make_folder(watch.host, watch.settings)
-    except CannotWriteError as error:
-        watch.say(f"{error}, taking no requests")
+    for problem in wishes.open_folder(watch.host, watch.settings):
+        watch.say(problem.text())
     watch.at_change(wishes.folder(watch.host))
     return Requests(watch)
 
@@ -137,6 +135,8 @@ class Requests:
         due_s = now.boot_s + first.left_s(now) - stop_s
         if now.boot_s < due_s:
             return due_s
+        if first.clock == "wall" and not self._watch.is_clock_steady(now):
+            return None  # with the next tick
         self._say(ending.BY_HOST, f"end of the lifetime ({left.bound_by})", by=0, goes_off=goes_off)
         return None
 
