@@ -37,7 +37,7 @@ _contextagent() {
             [[ $before == --disk && none == "$word"* ]] && COMPREPLY+=(none)
             return
             ;;
-        --timeout | --sha512 | --instance | --since | --anchor | --boot | --label | --bind) return ;;
+        --timeout | --in | --sha512 | --instance | --since | --anchor | --boot | --label | --bind) return ;;
     esac
     if [[ $offered ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$word")
@@ -46,13 +46,14 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query watch features finish trace receipt collect-logs lint pack simulate serve $every --version" ;;
+        '') offered="run plan status explain analyze query watch remaining features finish drain trace receipt collect-logs lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
         explain | analyze) offered="--format $every" ;;
         query) offered="policy context status --format $every" ;;
         watch) offered="$every" ;;
+        remaining) offered="--format $every" ;;
         features)
             offered="show check --format $every"
             case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
@@ -61,6 +62,7 @@ _contextagent() {
             esac
             ;;
         finish) offered="$every" ;;
+        drain) offered="--in --force $every" ;;
         trace)
             offered="show verify --format $every"
             case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
