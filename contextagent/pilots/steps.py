@@ -83,5 +83,5 @@ def _profile(settings: Settings, *, is_caller: bool) -> Profile:
 
 def summary(pilot: Mapping[str, Any] | None, framework: str, state: str, **more: object) -> dict[str, Any]:
     """Return a pilot as in status.json, from what was known and what is new."""
-    known = pilot or {"reason": None, "pid": None, "code": None}
+    known = pilot or {"framework": "", "state": "", "reason": None, "pid": None, "code": None}
     return {**known, "framework": framework, "state": state, **more}

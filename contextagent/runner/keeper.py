@@ -11,6 +11,8 @@ import os
 from contextagent import jsontext
 from contextagent.host import kept, program
 from contextagent.model import Value
+from contextagent.pilots.course import Slot
+from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ ORDER, STARTED, ENDED, STOPPING = "order", "started", "ended", "stopping"
 STOP, KILL = b"stop", b"kill"
 MARGIN_S = 25.0
 """What it may take, beside the time that a pilot has to end, until its whole tree is dead and its keeper has gone."""
+COURSE = "course.json"
 _MAX_BYTES = 1 << 20
+_MAX_LOG_BYTES, _TAIL_BYTES = 4 << 20, 1 << 16
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from contextagent.runner.keeping import main; main()"
 
 
@@ -43,7 +47,7 @@ class Order(Value):
         account: The fields of its account; None for the caller's rights.
         is_alone: Whether nothing else runs as that account.
         is_users: Whether the user chose what `pilot.credential.path` says, so that it can't be root's.
-        argv: What is started in the place of what the framework says; empty as a rule.
+        script: What is started in the place of what the framework says: the `epilog.sh` that a user left.
         environment: What its variables are made of, beside what is the same for every pilot.
         workdir: Folder it runs in.
         home: Its account's home.
@@ -70,7 +74,7 @@ class Order(Value):
     log: str
     is_alone: bool = True
     is_users: bool = False
-    argv: tuple[str, ...] = ()
+    script: str = ""
     environment: Mapping[str, str] = {}
     remaining_s: int | None = None
     features: Mapping[str, str] = {}
@@ -184,6 +188,52 @@ def stop_all(host: Host, *, why: str) -> tuple[Kept, ...]:
     for number in waiting:
         kept.wait_gone(host.files, folder(host, number), host.mono_ns() / 1e9 + MARGIN_S)
     return tuple(each for each in look(host) if each.is_alive)
+
+
+def log_path(instance_id: str, number: int) -> str:
+    """Return where a pilot's output is kept."""
+    return f"{instance_folder(instance_id)}/output/pilot-{number}.log"
+
+
+def state_changed_ns(host: Host, instance_id: str) -> int:
+    """Return when what is remembered of an instance was last written."""
+    return host.files.changed_ns(f"{instance_folder(instance_id)}/state.json")
+
+
+def log_tail(host: Host, path: str) -> bytes:
+    """Return the end of a pilot's log, in which its last words are looked for."""
+    try:
+        return host.files.read(path, max_bytes=_MAX_LOG_BYTES)[-_TAIL_BYTES:]
+    except OSError:
+        return b""
+
+
+def is_empty(host: Host, kept: Kept, name: str) -> bool:
+    """Return whether a file of a pilot's, named below its folder or from the root, is empty or not there."""
+    try:
+        return os.lstat(host.files.real(os.path.join(kept.workdir or "/", name))).st_size == 0
+    except OSError:
+        return True
+
+
+def load_course(host: Host) -> dict[int, Slot]:
+    """Return what is remembered of this boot's pilots, by number; nothing where it can't be read."""
+    plain = _said(host, f"{host.run_folder}/{FOLDER}/{COURSE}")
+    try:
+        return {int(number): Slot(**slot) for number, slot in plain.items()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def store_course(host: Host, slots: Mapping[int, Slot]) -> None:
+    """Remember it, for a watch that comes after this one.
+
+    Raises:
+        CannotWriteError: It can't be written.
+    """
+    host.files.make_folder(f"{host.run_folder}/{FOLDER}")
+    plain = {str(number): dict(slot.fields()) for number, slot in slots.items()}
+    host.files.write(f"{host.run_folder}/{FOLDER}/{COURSE}", jsontext.dumps(plain).encode())
 
 
 def _said(host: Host, path: str) -> Mapping[str, Any]:

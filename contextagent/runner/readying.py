@@ -14,6 +14,7 @@ from contextagent.pilots import Launch, Setting
 from contextagent.pilots.frameworks import launch
 from contextagent.pilots.parts import is_line
 from contextagent.runner import credential
+from contextagent.runner.script import interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SHELL = ("/bin/sh", "-c")
 _FOLDERS = (("ca_dir", "ca-dir", "X509_CERT_DIR"), ("voms_dir", "voms-dir", "X509_VOMS_DIR"))
+_MAX_SCRIPT_BYTES = 64 << 20
 _VOMSES = ("vomses", "vomses", "X509_VOMSES")
 _VARIABLES = {
     **dict.fromkeys(credential.PROXIES, "X509_USER_PROXY"),
@@ -73,7 +75,7 @@ class Ready:
                 self._check_filled(key, path, reason)
                 variables[name] = host.files.real(path)
         variables.update(self._take_credential())
-        made = Launch(argv=order.argv, environment={}) if order.argv else launch(order.framework, self._setting())
+        made = self._script() if order.script else launch(order.framework, self._setting())
         self._put_files(made.files)
         self.environment = {
             **base_environment(home=host.files.real(order.home)),
@@ -193,6 +195,12 @@ class Ready:
         return path
 
     # ---- its program ----
+
+    def _script(self) -> Launch:
+        """Return how a script is started, by what its first line says."""
+        real = self._host.files.real(self._order.script)
+        first = next(self._host.files.chunks(self._order.script, max_bytes=_MAX_SCRIPT_BYTES), b"")
+        return Launch(argv=(*interpreter(self._order.script, first), real, "start"), environment={})
 
     def _setting(self) -> Setting:
         order = self._order

@@ -84,12 +84,12 @@ def _run(host: Host, job: Job) -> Ending:
         return _refused(job, "profile 'guarded' is not yet supported")
     if job.account is not None and job.account.uid == 0:
         return _refused(job, f"account '{job.account.name}' is root")
-    interpreter = _interpreter(job.script, next(host.files.chunks(job.script, max_bytes=_MAX_SCRIPT_BYTES), b""))
+    words = interpreter(job.script, next(host.files.chunks(job.script, max_bytes=_MAX_SCRIPT_BYTES), b""))
     script = job.script if job.account is None else _lend(host, job.script, job.account)
     try:
         output, problem = _open_output(host, job)
         try:
-            ending = _supervise(host, job, [*interpreter, host.files.real(script), job.argument], output)
+            ending = _supervise(host, job, [*words, host.files.real(script), job.argument], output)
         finally:
             os.close(output)
         return ending.replace(detail=problem) if problem and not ending.detail else ending
@@ -199,11 +199,11 @@ def _refusal(job: Job, refusal: supervised.Refusal, program: str) -> str:
     return f"its interpreter '{program}': {cause}"
 
 
-def _interpreter(script: str, first: bytes) -> list[str]:
+def interpreter(script: str, first: bytes) -> list[str]:
     """Return what runs a script, by its first line, as the kernel reads it; so `noexec` does not matter.
 
     Raises:
-        _CannotRunError: The line can't be followed; the writer's fault.
+        ContextAgentError: The line can't be followed; the writer's fault.
     """
     if first.startswith(b"\x7fELF"):
         raise _CannotRunError(f"cannot run '{script}': it is a compiled program, not a script")

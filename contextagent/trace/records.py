@@ -42,7 +42,10 @@ RECORDS: Mapping[str, tuple[str, ...]] = {
     "clock": ("utc_before", "step_s", "reason"),
     "features": ("machine", "job"),
     "lifetime": ("shutdown_epoch_s", "bound_by"),
-    "pilot": ("framework", "state", "reason", "pid", "code"),
+    "pilot": (
+        *("framework", "state", "reason", "pid", "code", "number", "argv0", "exit", "signal", "wall_s", "out_bytes"),
+        "out_sha512",
+    ),
     "finish": ("code", "text", "uid"),
     "shutdown": ("reason",),
     "anchor": ("head", "lost"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Outcome = Literal["end", "again"]
 
-PARTS = ("lifetime", "served", "requests", "heartbeat", "receipt", "onegate")
+PARTS = ("lifetime", "served", "pilot", "requests", "heartbeat", "receipt", "onegate")
 """Modules of this room that are parts of the watch, in the order in which they are called; each has a `begin`."""
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = signal.SIGHUP

@@ -1,0 +1,305 @@
+"""The pilots: started when every condition holds, told to stop in time, and heard of when they end.
+
+The watch only decides.  What takes time is done by a keeper (`runner.keeping`), one a pilot, which goes on when this
+process ends; the next watch finds it by its folder, and `course.json` there says how often its pilot was started.
+"""
+
+from __future__ import annotations
+
+import os
+
+from contextagent.errors import CannotWriteError, ContextAgentError
+from contextagent.features.lifetime import lifetime
+from contextagent.host import kept as keepers
+from contextagent.pilots.conditions import NO_PILOT, Standing, refusal
+from contextagent.pilots.course import ENDINGS, FAILED, SITE, Slot, ended, last_word
+from contextagent.pilots.frameworks import code_of
+from contextagent.pilots.steps import account_of, is_asked, settings_of, summary
+from contextagent.runner import keeper, wishes
+from contextagent.runner.state import load
+from contextagent.runner.status import result_of
+from contextagent.watch.pilotorder import make_order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextagent.features.lifetime import Now
+    from contextagent.model import Problem
+    from contextagent.runner.keeper import Kept
+    from contextagent.runner.state import State
+    from contextagent.watch.room import Watch
+
+_PHASE = "post-network"
+_SOON_S = 1.0
+"""How soon a boot's last phase is looked at again that has marked the pilot, but is not over."""
+_BREATH_S = 0.02
+_AGAIN_S = 60.0
+"""How soon a condition that did not hold is looked at again; those that the watch sees itself cost nothing."""
+_ORDER = ("running", "stopping", "starting", "waiting", "refused", "ended")
+"""Which of several pilots the status tells of."""
+
+
+def begin(watch: Watch) -> Pilots | None:
+    """Return the part; None where this machine is to have no pilot."""
+    if not is_asked(watch.settings, watch.state.supplies.get("user")) and not keeper.look(watch.host):
+        return None
+    return Pilots(watch)
+
+
+class Pilots:
+    """All pilots of this machine."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        settings = watch.settings
+        self._is_left = not settings["pilot.framework"]
+        self._framework: str = settings["pilot.framework"] or "command"
+        self._pilot = settings_of(settings)
+        self._is_max_said = settings.origin("pilot.restart.max").voice != "default"
+        count = 1 if self._is_left else self._pilot["instances"] or 1
+        known = keeper.load_course(watch.host)
+        self._slots = {number: known.get(number, Slot(number=number)) for number in range(1, count + 1)}
+        self._slots.update(
+            {each.number: known[each.number] for each in keeper.look(watch.host) if each.number in known}
+        )
+        self._states = dict.fromkeys(self._slots, "waiting")
+        self._pids: dict[int, int | None] = {}
+        self._news: dict[int, int] = {}
+        self._going: set[int] = set()
+        self._state = watch.state
+        self._state_ns = 0
+        watch.at_change(f"{watch.host.run_folder}/{keeper.FOLDER}")
+
+    def wake(self, now: Now) -> float | None:
+        """Start, stop and hear of pilots, whatever is due."""
+        if self._watch.live.pilot is None:
+            return None
+        before = dict(self._slots)
+        due = [self._look_after(slot, now) for slot in self._slots.values()]
+        if self._slots != before:
+            self._remember()
+            self._finish(before)
+        self._show()
+        return min((each for each in due if each is not None), default=None)
+
+    def close(self) -> None:
+        """Let go of the pilots, which live on."""
+        for number in tuple(self._news):
+            self._deafen(number)
+
+    # ---- one pilot ----
+
+    def _look_after(self, slot: Slot, now: Now) -> float | None:
+        """Do what one pilot needs now; return when it may need something again."""
+        if slot.is_kept:
+            found = keeper.look_at(self._watch.host, slot.number)
+            if found.is_alive:
+                return self._mind(slot, found, now)
+            slot = self._hear_end(slot, found, now)
+        if slot.is_over:
+            return None
+        if now.boot_s < slot.retry_s:
+            return slot.retry_s
+        if not self._has_booted():
+            return now.boot_s + _SOON_S
+        problem = refusal(self._standing(now))
+        if problem:
+            self._refuse(slot, problem.reason, problem.message)
+            return None  # looked at again with every tick
+        return self._start(slot, now)
+
+    def _start(self, slot: Slot, now: Now) -> float:
+        """Have a keeper start it; what that does not bring about is a refusal like any other."""
+        try:
+            keeper.start(self._watch.host, make_order(self._watch, slot.number, now, is_left=self._is_left))
+        except (ContextAgentError, OSError) as error:
+            cause = error.strerror or error if isinstance(error, OSError) else error
+            self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
+            return now.boot_s + _AGAIN_S
+        self._slots[slot.number] = slot.replace(is_kept=True, is_told=False, starts=slot.starts + 1, stopped="")
+        self._states[slot.number] = "waiting"
+        self._listen(slot.number)
+        return now.boot_s + _AGAIN_S
+
+    def _mind(self, slot: Slot, found: Kept, now: Now) -> float | None:
+        """Tell of its start, and tell it to stop in time."""
+        if slot.number in self._going:
+            return now.boot_s + _BREATH_S
+        self._listen(slot.number)
+        self._pids[slot.number] = found.pid
+        self._states[slot.number] = "waiting" if found.state == "starting" else found.state
+        if found.started and not slot.is_told:
+            self._record("running", "", found, slot, argv0=str(found.started.get("program", "")))
+            slot = slot.replace(is_told=True, reason="", message="")
+            self._slots[slot.number] = slot
+        left = lifetime(self._watch.live.ends, now)
+        if left is None or found.state == "stopping":
+            return None
+        stop_s = now.boot_s + min(end.left_s(now) for end in self._watch.live.ends) - self._stop_s()
+        if now.boot_s >= stop_s and keeper.ask_stop(self._watch.host, slot.number, why="lifetime"):
+            self._watch.say(
+                f"stopping pilot {slot.number}: this machine ends in {left.remaining_s} s ({left.bound_by})"
+            )
+            self._record("stopping", "lifetime", found, slot)
+            return now.boot_s + _SOON_S
+        return max(stop_s, now.boot_s + _SOON_S)
+
+    def _hear_end(self, slot: Slot, found: Kept, now: Now) -> Slot:
+        """Take in that a keeper has gone, and what it said."""
+        self._deafen(slot.number)
+        self._going.discard(slot.number)
+        self._pids.pop(slot.number, None)
+        said = found.ended
+        reason = str(said.get("reason", "lost"))
+        if said and reason not in ENDINGS:
+            slot = slot.replace(is_kept=False, starts=slot.starts - 1, retry_s=now.boot_s + _AGAIN_S)
+            return self._refuse(slot, reason, str(said.get("detail", "")))
+        slot = slot.replace(stopped=str(said.get("stopped", "")))
+        code, text = self._meaning(found, reason)
+        slot = ended(slot, self._pilot, (code, text), is_max_said=self._is_max_said, now_s=now.boot_s)
+        why = slot.stopped or _why(reason, said.get("signal"))
+        slot = slot.replace(reason=why, message=str(said.get("detail") or text))
+        self._slots[slot.number] = slot
+        self._states[slot.number] = "ended" if slot.is_over else "waiting"
+        facts = {key: said[key] for key in ("exit_code", "signal", "wall_s", "out_bytes", "out_sha512") if key in said}
+        if "exit_code" in facts:
+            facts["exit"] = facts.pop("exit_code")
+        self._record("ended", why, found, slot, **facts)
+        self._watch.say(f"pilot {slot.number} has ended: {text} ({code})")
+        return slot
+
+    def _meaning(self, found: Kept, reason: str) -> tuple[int, str]:
+        """Return the code of an end, and words."""
+        said = found.ended
+        if reason == "lost":
+            return FAILED, "the pilot's keeper was killed"
+        if reason == "not-startable":
+            return SITE, str(said.get("detail"))
+        name = self._pilot["result.empty_file"]
+        is_empty = None if name is None else keeper.is_empty(self._watch.host, found, name)
+        tail = keeper.log_tail(self._watch.host, keeper.log_path(self._watch.state.instance_id, found.number))
+        return code_of(self._framework, self._pilot, said.get("exit_code"), said.get("signal"), tail, is_empty)
+
+    def _refuse(self, slot: Slot, reason: str, message: str) -> Slot:
+        """Note why it does not start, and say so where that is new."""
+        is_news = (slot.reason, slot.message) != (reason, message)
+        slot = slot.replace(reason=reason, message=message)
+        self._slots[slot.number] = slot
+        self._states[slot.number] = "refused"
+        if is_news:
+            self._watch.record("pilot", framework=self._framework, state="refused", reason=reason, number=slot.number)
+            self._watch.say(f"{message}, looking again every minute")
+        return slot
+
+    # ---- what it hangs on ----
+
+    def _has_booted(self) -> bool:
+        """Return whether the phase that the pilot comes after is over, with its state at hand."""
+        host = self._watch.host
+        path_ns = keeper.state_changed_ns(host, self._state.instance_id)
+        if path_ns != self._state_ns:
+            self._state_ns = path_ns
+            state = load(host)
+            if state is not None and state.boot_id == host.boot_id():
+                self._state = state
+        return self._state.phases.get(_PHASE, {}).get("state") in ("ok", "degraded", "failed")
+
+    def _standing(self, now: Now) -> Standing:
+        settings, live, state = self._watch.settings, self._watch.live, self._state
+        left = lifetime(live.ends, now)
+        return Standing(
+            result=result_of(state),
+            reports=state.reports,
+            missing=_missing(state),
+            is_banned=settings["ban.pilot"],
+            has_no_pilot_file=self._watch.host.files.exists(NO_PILOT),
+            required=settings["pilot.require_trace"],
+            delivered=state.logging.get("delivered", "none"),
+            is_trace_full=self._watch.is_trace_full or any(each.reason == "trace-full" for each in state.warnings),
+            on_full=settings["trace.on_full"],
+            remaining_s=left.remaining_s if left else None,
+            min_lifetime_s=self._pilot["min_lifetime_s"],
+            stop_s=self._stop_s(),
+            is_finished=live.finish is not None,
+            account=self._lacks_account(),
+        )
+
+    def _stop_s(self) -> float:
+        """Return how long before the machine's end a pilot is told to stop."""
+        return float(self._pilot["stop.timeout_s"] + self._watch.settings["stop_budget_s"])
+
+    def _lacks_account(self) -> str:
+        name = account_of(self._watch.settings)
+        if self._watch.host.is_caller or self._watch.host.account(name):
+            return ""
+        return f"this machine has no account '{name}'"
+
+    # ---- what is told of them ----
+
+    def _listen(self, number: int) -> None:
+        """Be woken by what the keeper has to tell, and by its end."""
+        if number in self._news:
+            return
+        try:
+            fd = keepers.hear_news(self._watch.host.files, keeper.folder(self._watch.host, number))
+        except OSError:
+            return  # looked at with every tick all the same
+        self._news[number] = fd
+        self._watch.at_readable(fd, lambda: self._hear_news(number))
+
+    def _hear_news(self, number: int) -> None:
+        if not keepers.take_news(self._news[number]):
+            self._deafen(number)
+            self._going.add(number)  # the kernel may take its lock back a moment later
+        self._watch.poke()
+
+    def _deafen(self, number: int) -> None:
+        fd = self._news.pop(number, -1)
+        if fd >= 0:
+            self._watch.at_readable(fd, None)
+            os.close(fd)
+
+    def _record(self, state: str, reason: str, found: Kept, slot: Slot, **more: object) -> None:
+        facts = {"reason": reason or None, "pid": found.started.get("pid"), "code": slot.code, "number": slot.number}
+        self._watch.record("pilot", framework=self._framework, state=state, **facts, **more)
+
+    def _remember(self) -> None:
+        try:
+            keeper.store_course(self._watch.host, self._slots)
+        except CannotWriteError as error:
+            self._watch.say(f"{error}, going on without it")
+
+    def _finish(self, before: dict[int, Slot]) -> None:
+        """Ask for the machine's end once the last pilot is over, if that is what its end does."""
+        word = last_word(self._slots.values(), self._pilot["on_exit"])
+        if word is None or last_word(before.values(), self._pilot["on_exit"]) is not None:
+            return
+        code, text = word
+        try:
+            wishes.ask(self._watch.host, "finish", code=code, text=text)
+        except CannotWriteError as error:
+            self._watch.say(f"{error}, not finishing this machine")
+        self._watch.poke()
+
+    def _show(self) -> None:
+        """Put the one that matters most into the status."""
+        number = min(self._slots, key=lambda each: _ORDER.index(self._states[each]))
+        slot, state = self._slots[number], self._states[number]
+        shown = summary(
+            None, self._framework, state, reason=slot.reason or None, pid=self._pids.get(number), code=slot.code
+        )
+        if shown != self._watch.live.pilot:
+            self._watch.change(pilot=shown)
+
+
+def _why(reason: str, signal: int | None) -> str:
+    """Return one word for an end that nobody asked for."""
+    return "signal" if reason == "exit" and signal is not None else reason
+
+
+def _missing(state: State) -> str:
+    """Return why the site's part could not be had; empty where it was."""
+    said = [each for each in state.verdicts if each.owner == "site" and each.verdict in ("broken", "unreachable")]
+    problems: tuple[Problem, ...] = tuple(each for each in state.errors if each.reason == "invalid-site-settings")
+    if problems:
+        return problems[0].message
+    return f"'{said[-1].source}' is {said[-1].verdict} for the site ({said[-1].reason})" if said else ""
