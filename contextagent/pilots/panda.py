@@ -2,6 +2,9 @@
 
 It reads its features in a folder alone.  Of its exit codes, those from 64 on are its own (`shell_exit_code`); 0 it
 gives for work done and for no work alike, and 1 for whatever has no code of its own.
+
+After a job it would kill every process of its account whose parent is the first process (`kill_orphans`): other pilots'
+and, as root, the machine's.  What a pilot leaves is killed by the agent, so it is told not to (`PILOT_NOKILL`).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ def _adds(setting: Setting) -> list[tuple[Option, tuple[str, ...]]]:
     return added
 
 
+_NO_WORK = (300, "no work")
 _UNFIT = (500, "the machine is not fit for the pilot")
 _CREDENTIAL = (500, "the credential is not valid")
 _KILLED = (700, "the pilot was killed")
@@ -39,11 +43,12 @@ PANDA = Framework(
     program=(*PYTHON, "pilot.py"),
     needs=(_QUEUE,),
     adds=_adds,
+    variables=lambda _setting: {"PILOT_NOKILL": "1"},
     codes={
         0: (200, "the pilot has ended"),
         1: (700, "the pilot has failed"),
         2: (500, "the pilot does not take its arguments"),
-        20: (300, "no work"),
+        20: _NO_WORK,
         64: (400, "the queue is offline"),
         65: (700, "the pilot has failed"),
         66: _UNFIT,
@@ -71,6 +76,8 @@ PANDA = Framework(
     lines=(
         ("shutdowntime (*) minus grace time (*) has been exceeded", (100, "no time left")),
         ("max running time (*) minus grace time (*) has been exceeded", (100, "no time left")),
-        ("reached maximum number of getjob requests", (300, "no work")),
+        ("reached maximum number of getjob requests", _NO_WORK),
+        ("did not get a job -- max number of job request failures reached", _NO_WORK),
+        ("fatal error in job download loop", (700, "the server gave no answer")),
     ),
 )
