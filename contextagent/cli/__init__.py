@@ -29,6 +29,7 @@ VERBS = {
     "watch": ("watch", "the one process that stays: features over HTTP, lifetime, heartbeat, pilot"),
     "remaining": ("lifetime", "tell how long this machine has left, in seconds"),
     "features": ("features", "show machine and job features, or check them as a pilot reads them"),
+    "pilot": ("pilot", "tell how the pilot does, or stop it"),
     "finish": ("finish", "say how the payload ended, and have the machine end"),
     "drain": ("lifetime", "let this machine end early, with the notice that its jobs were promised"),
     "trace": ("trail", "show or verify the trace"),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 LATER = {
     "image": "describe, check, seal and compare images",
-    "pilot": "how the pilot does, and how to stop it",
 }
 """Verbs of later versions, refused by name."""
 _GLOBAL = ("--root", "--policy", "--debug")

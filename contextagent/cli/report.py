@@ -223,9 +223,17 @@ def _why_lives(status: Mapping[str, Any]) -> Iterator[str]:
     if lifetime:
         yield f"the machine ends at {_moment(lifetime)}: {_ENDS.get(lifetime['bound_by'], lifetime['bound_by'])}"
     if pilot:
-        reason = pilot.get("reason") or ""
-        why = f": {printable(_PILOT_WHY.get(reason, reason))}" if reason else ""
-        yield f"the pilot ({pilot['framework']}) {_PILOT_STATES.get(pilot['state'], pilot['state'])}{why}"
+        yield pilot_line(pilot)
+
+
+def pilot_line(pilot: Mapping[str, Any]) -> str:
+    """Return how the pilot stands, and why, in one line."""
+    reason = pilot.get("reason") or ""
+    why = f": {printable(_PILOT_WHY.get(reason, reason))}" if reason else ""
+    state = _PILOT_STATES.get(pilot["state"], pilot["state"])
+    more = [f"{name} {pilot[name]}" for name in ("pid", "code") if pilot.get(name) is not None]
+    told = f" ({', '.join(more)})" if more else ""
+    return f"the pilot ({pilot['framework']}) {state}{why}{told}"
 
 
 _EXPLAINED = (
@@ -263,6 +271,14 @@ _PILOT_WHY = {
     "voms-dir": "its folder of VOMS servers is empty or missing ('pilot.voms_dir')",
     "vomses": "its VOMS addresses are missing ('pilot.vomses')",
     "not-startable": "its program can't be started",
+    "workdir": "its folder can't be had, or is another account's ('pilot.workdir')",
+    "files": "its files can't be written ('pilot.files')",
+    "exit": "by itself",
+    "signal": "a signal ended it",
+    "abort": "its supervisor was killed",
+    "lost": "its keeper was killed",
+    "asked": "somebody stopped it (contextagent pilot stop)",
+    "stop": "the machine stops",
     "not-yet-supported": "the agent does not know that framework yet",
     "pilot-incomplete": "its settings do not say how to start it (contextagent lint)",
 }
