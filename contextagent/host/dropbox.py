@@ -44,10 +44,12 @@ class Dropped(Value):
 def drop(files: Files, folder: str, data: bytes) -> None:
     """Put a file into the folder, under a name of its own that nobody can guess, whole or not at all.
 
+    The name begins with the moment, since those on which files change are hundredths of a second.
+
     Raises:
         CannotWriteError: It could not be put there.
     """
-    files.write(f"{folder}/{random_name('')}", data)
+    files.write(f"{folder}/{random_name(f'{time.monotonic_ns():020}-')}", data)
 
 
 def look(files: Files, folder: str, *, max_bytes: int, most: int) -> tuple[Dropped, ...]:

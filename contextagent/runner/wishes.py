@@ -82,15 +82,13 @@ def is_watched(host: Host) -> bool:
     """Return whether a watch runs on this machine: it says its process id in a file."""
     try:
         pid = int(host.files.read(f"{host.run_folder}/{WATCH_PID}", max_bytes=_MAX_PID_BYTES))
-        if os.path.exists(f"/proc/{pid}"):
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                return b"watch" in file.read(MAX_BYTES).split(b"\0")
         os.kill(pid, 0)
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"watch" in file.read(MAX_BYTES).split(b"\0")
     except PermissionError:
-        return True  # another account's process that can't be looked at (a /proc with hidepid)
+        return True  # it is another account's, maybe not even to be looked at (a /proc with hidepid): root's watch
     except (OSError, ValueError, OverflowError):
         return False
-    return False
 
 
 def waiting(host: Host, settings: Settings) -> list[tuple[Dropped, Wish | str]]:

@@ -20,6 +20,7 @@ from contextagent.policy.settings import Settings
 from contextagent.runner.execution import execute
 from contextagent.runner.folders import WORKING, Folders, parked
 from contextagent.runner.journal import Journal
+from contextagent.runner.live import Live, store_live
 from contextagent.runner.phase import PhaseRun
 from contextagent.runner.state import State, instance_folder, load
 from contextagent.runner.surroundings import Surroundings
@@ -461,3 +462,47 @@ def test_steps_of_logging_are_taken_between_scripts_and_what_is_known_of_them_is
     assert work.logging["delivered"] == "configured"
     assert [problem.reason for problem in work.warnings] == ["logging-changed"]
     assert not work.problems
+
+
+def published(stand: Stand) -> None:
+    """Have features published on the machine, so that somebody may wait for how it ends."""
+    for folder in ("/run/contextagent", "/etc/joboutputs"):
+        stand.host.files.make_folder(folder, 0o755)
+    store_live(stand.host, Live(boot_id="boot-1", outputs="/etc/joboutputs"))
+
+
+def told(stand: Stand) -> str:
+    return stand.host.files.read("/etc/joboutputs/shutdown_message", max_bytes=1000).decode()
+
+
+def test_after_the_boot_a_machines_end_may_be_asked_for_where_something_was_published(stand: Stand) -> None:
+    run_phase(stand, stand.step("a"))
+    assert not stand.host.files.exists("/run/contextagent/finish")
+    published(stand)
+    run_phase(stand, stand.step("b"))
+    assert stand.host.files.exists("/run/contextagent/finish")
+    assert stand.events("finish") == []
+
+
+def test_a_site_part_that_failed_is_told_to_whoever_waits_for_this_machine(stand: Stand) -> None:
+    published(stand)
+    after = run_phase(stand, stand.step("a", "exit 3\n"))
+    assert told(stand) == "500 site contextualisation failed: site/post-network/a: exit code 3"
+    assert after.warnings == ()
+    assert after.last["seq"] == stand.journal.seq, "the state knows of the record"
+
+
+def test_a_folder_for_requests_that_cannot_be_made_is_a_warning(stand: Stand) -> None:
+    published(stand)
+    stand.host.files.write("/run/contextagent/finish", b"")
+    after = run_phase(stand, stand.step("a"))
+    assert [problem.reason for problem in after.warnings] == ["cannot-write"]
+    assert status(stand)["warnings"][0]["message"].endswith(", taking no requests")
+
+
+def test_what_a_machine_leaves_is_handed_over_after_its_last_script_and_before_its_last_record(stand: Stand) -> None:
+    published(stand)
+    run_phase(stand, stand.step("a", "test ! -e ../../../../etc/joboutputs/shutdown_message\n"), phase="stop")
+    assert told(stand).startswith("100 ")
+    assert [record["ev"] for record in stand.journal.events()][-4:] == ["end", "finish", "anchor", "shutdown"]
+    assert stand.host.files.exists("/etc/joboutputs/receipt.json")
