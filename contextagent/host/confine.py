@@ -191,11 +191,19 @@ def start(
     """Fork a confined child; the arguments are those of `Host.confined`.
 
     With `account` (uid, gid) it has the rights of that one instead of nobody's, if the agent is root.
+
+    Raises:
+        OSError: There is no process to be had.
     """
     down_read, down_write = os.pipe()
     up_read, up_write = os.pipe()
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        for fd in (down_read, down_write, up_read, up_write):
+            os.close(fd)
+        raise
     if pid:
         os.close(down_read)
         os.close(up_write)

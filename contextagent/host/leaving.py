@@ -77,6 +77,11 @@ class Client:
             fd = open_as(means.credential, means.account) if means.credential else -1
             self._library = library.Library(fd, means.credential, means.ca_dirs)
 
+    def close(self) -> None:
+        """Close the plain connections; a child that ends closes its own."""
+        for exchange in self._exchanges.values():
+            exchange.drop()
+
     def ask(  # a request's own words
         self,
         method: str,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _OK = 200
 _DRAIN_BYTES = 64 << 10
+_HASH_CHARACTERS = 8
 
 
 class Library:
@@ -39,8 +40,7 @@ class Library:
         context = ssl.create_default_context()
         context.load_verify_locations(requests.certs.where())
         for folder in ca_dirs:
-            if os.path.isdir(folder):
-                context.load_verify_locations(capath=folder)
+            _trust(context, folder)
         if fd >= 0:
             _load(context, fd, credential)
         adapter = requests.adapters.HTTPAdapter()
@@ -93,6 +93,24 @@ class Library:
         if len(data) > max_bytes:
             raise Unanswered(f"it is larger than {max_bytes} bytes", may_pass=False)
         return answer.status_code, kind, data
+
+
+def _trust(context: ssl.SSLContext, folder: str) -> None:
+    """Trust the authorities in a folder, by their hashes: now, since an account without rights may not read it later.
+
+    One that can't be read as a certificate is passed over: it signs nothing that is then taken.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return  # most machines have none
+    for name in names:
+        stem, _, number = name.rpartition(".")
+        if number.isdecimal() and len(stem) == _HASH_CHARACTERS:
+            try:
+                context.load_verify_locations(f"{folder}/{name}")
+            except OSError:  # ssl's own errors are such, too
+                continue
 
 
 def _load(context: ssl.SSLContext, fd: int, credential: str) -> None:

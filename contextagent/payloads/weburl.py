@@ -74,8 +74,8 @@ def parse_web_url(text: str) -> WebUrl:
 
 def _check_authority(authority: str) -> None:
     if authority.startswith("["):
-        host, _, rest = authority[1:].partition("]")
-        is_host = bool(host) and _IPV6.issuperset(host) and rest[:1] in ("", ":")
+        host, bracket, rest = authority[1:].partition("]")
+        is_host = bool(host and bracket) and _IPV6.issuperset(host) and rest[:1] in ("", ":")
         port = rest[1:] if rest else "1"
     else:
         host, colon, port = authority.partition(":")

@@ -39,7 +39,6 @@ _NS = 10**9
 _TAKEN, _ELSEWHERE, _BUSY = 2, 3, 5
 _TOO_MANY = 429
 """Hundreds of an HTTP status, and one that is as busy as a 5xx."""
-_TRIES = 2
 _RETRY_S = 0.5
 """Before the second try, ± a half by chance: a thousand machines that end together must not come again together."""
 _FIRST_SHARE = 0.6
@@ -241,41 +240,25 @@ class Put:
     def made(self, client: Client) -> bytes:
         """Do it, and return why it was not taken; nothing when it was."""
         end_ns = time.monotonic_ns() + int(self._total_s * _NS)
-        cause = ""
-        for number in range(_TRIES):
-            left_ns = end_ns - time.monotonic_ns()
-            is_last = number == _TRIES - 1
-            try_ns = left_ns if is_last else int(left_ns * _FIRST_SHARE)
-            try:
-                cause, may_pass = self._tried(client, time.monotonic_ns() + try_ns), True
-            except Unanswered as unanswered:
-                cause, may_pass = unanswered.cause, unanswered.may_pass
-            except OSError as error:
-                cause, may_pass = str(error), False
-            if not cause:
-                return b""
-            if is_last or not may_pass:
-                break
+        cause, may_pass = self._tried(client, end_ns - int(self._total_s * (1 - _FIRST_SHARE) * _NS))
+        if cause and may_pass:
             wait_s = _RETRY_S / 2 + _RETRY_S * int.from_bytes(os.urandom(2), "big") / 65536
             time.sleep(max(0.0, min(wait_s, (end_ns - time.monotonic_ns()) / _NS)))
+            cause, _ = self._tried(client, end_ns)
         return cause.encode("utf-8", "replace")[:_MAX_SAID_BYTES]
 
-    def _tried(self, client: Client, end_ns: int) -> str:
-        """Return why an attempt was refused in a way that may pass; nothing when it was taken.
-
-        Raises:
-            Unanswered: It was refused for good, or not answered.
-        """
+    def _tried(self, client: Client, end_ns: int) -> tuple[str, bool]:
+        """Return why it was not taken, nothing when it was; and whether it may be, a moment later."""
         body = Body(self._source.fd, MAX_BYTES) if self._source else Body(self._body)
-        reply = client.ask("PUT", self._url, self._name, end_ns=end_ns, headers=self._headers, body=body)
+        try:
+            reply = client.ask("PUT", self._url, self._name, end_ns=end_ns, headers=self._headers, body=body)
+        except Unanswered as unanswered:
+            return unanswered.cause, unanswered.may_pass
         kind = reply.status // 100
         if kind == _TAKEN:
-            return ""
-        if kind == _ELSEWHERE:
-            raise Unanswered(f"it sends us elsewhere (status {reply.status})", may_pass=False)
-        if kind == _BUSY or reply.status == _TOO_MANY:
-            return f"its status is {reply.status}"
-        raise Unanswered(f"its status is {reply.status}", may_pass=False)
+            return "", False
+        words = "it sends us elsewhere, with status" if kind == _ELSEWHERE else "its status is"
+        return f"{words} {reply.status}", kind == _BUSY or reply.status == _TOO_MANY
 
 
 def receipt(host: Host) -> bytes | None:

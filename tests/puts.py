@@ -1,0 +1,132 @@
+"""A strict server for what a machine hands over: by PUT, in the clear or over TLS with certificates for both sides."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.certificates import Authority, Certificate
+
+_LONGEST_S = 30
+
+
+class Taken(NamedTuple):
+    """A PUT that was taken whole: its path, fields (names in lower case), body, and the client's subject."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    subject: str
+
+
+class Puts:
+    """A server that takes what is put, and answers each path as it is told to.
+
+    Args:
+        certificate: Its own, for TLS; None for plain HTTP.
+        clients: Who signs its clients' certificates; None where it wants none.
+        statuses: Path to the statuses of its answers, one after the other, the last one for ever; 201 for the others.
+        namespace: A function that makes the listening socket in another network namespace.
+
+    Attributes:
+        taken: What was put, in order, whatever the answer was.
+        asked: How many requests came, those that were broken off included.
+    """
+
+    def __init__(
+        self,
+        *,
+        certificate: Certificate | None = None,
+        clients: Authority | None = None,
+        statuses: dict[str, list[int]] | None = None,
+        listening: Callable[[], socket.socket] | None = None,
+    ) -> None:
+        self.taken: list[Taken] = []
+        self.asked = 0
+        self.statuses = statuses or {}
+        self._server = _Server(("127.0.0.1", 0), _handler(self), bind_and_activate=False)
+        self._server.daemon_threads = True
+        self._server.socket.close()
+        self._server.socket = listening() if listening else socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = self._server.socket.getsockname()[:2]
+        self._scheme = "http"
+        if certificate is not None:
+            self._scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.cert, certificate.key)
+            if clients is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(clients.cert)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, path: str = "/joboutputs", host: str = "") -> str:
+        """Return a URL here; without a host by the address."""
+        return f"{self._scheme}://{host or self.host}:{self.port}{path}"
+
+    def bodies(self) -> dict[str, bytes]:
+        """Return the last body of each path."""
+        return {each.path: each.body for each in self.taken}
+
+    def status(self, path: str) -> int:
+        """Return what to answer now."""
+        left = self.statuses.get(path, [201])
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients here break off on purpose."""
+
+
+def _handler(puts: Puts) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = _LONGEST_S
+
+        def do_PUT(self) -> None:  # the standard library's name
+            puts.asked += 1
+            length = self.headers.get("Content-Length", "")
+            if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+                self._answer(411)
+                return
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                self.close_connection = True
+                return
+            peer: Any = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+            subject = ",".join(f"{key}={value}" for part in (peer or {}).get("subject", ()) for key, value in part)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            puts.taken.append(Taken(self.path, headers, body, subject))
+            self._answer(puts.status(self.path))
+
+        def do_GET(self) -> None:  # see above
+            puts.asked += 1
+            self._answer(405)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", puts.url("/elsewhere"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
