@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.cli.line import is_beyond
+from contextagent.cli.parser import add_global
 from contextagent.cli.report import pilot_line
 from contextagent.cli.text import add_format
 from contextagent.errors import CannotWriteError, RefusedError, TryLaterError, UnknownError
@@ -34,10 +35,17 @@ def add_pilot(parser: argparse.ArgumentParser) -> None:
         ("status", "tell how the pilot does", _EXAMPLES),
         ("stop", "end the pilot and wait until nothing of it is left", _STOP_EXAMPLE),
     ):
-        action = actions.add_parser(name, help=words, description=words, epilog=example)
-        action.formatter_class = parser.formatter_class
+        action = actions.add_parser(
+            name,
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}.",
+            epilog=example,
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
         if name == "status":
             add_format(action)
+        add_global(action)
 
 
 def run_pilot(options: argparse.Namespace, shell: Shell) -> int:

@@ -46,7 +46,7 @@ _contextagent() {
 
     local every='--root --policy --debug --help'
     case $verb in
-        '') offered="run plan status explain analyze query watch remaining features finish drain trace receipt collect-logs lint pack simulate serve $every --version" ;;
+        '') offered="run plan status explain analyze query watch remaining features pilot finish drain trace receipt collect-logs lint pack simulate serve $every --version" ;;
         run) offered="pre-network post-network stop --disk --metadata --force --resume $every" ;;
         plan) offered="pre-network post-network stop --disk --metadata --force --format $every" ;;
         status) offered="--wait --timeout --format $every" ;;
@@ -59,6 +59,13 @@ _contextagent() {
             case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
                 *' show '*) offered="--format $every" ;;
                 *' check '*) offered="--as --form --format $every" ;;
+            esac
+            ;;
+        pilot)
+            offered="status stop --format $every"
+            case " ${COMP_WORDS[*]:index + 1:COMP_CWORD - index - 1} " in
+                *' status '*) offered="--format $every" ;;
+                *' stop '*) offered="$every" ;;
             esac
             ;;
         finish) offered="$every" ;;

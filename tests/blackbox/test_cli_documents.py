@@ -40,7 +40,7 @@ def completed(line: str, cwd: Path | None = None) -> set[str]:
         ("contextagent st", "status"),
         ("contextagent --root /tmp/trial st", "status"),
         ("contextagent --root=/tmp/trial st", "status"),
-        ("contextagent --debug p", "plan pack"),
+        ("contextagent --debug p", "plan pilot pack"),
         ("contextagent run -", "--disk --metadata --force --resume --root --policy --debug --help"),
         ("contextagent run p", "pre-network post-network"),
         ("contextagent run --re", "--resume"),

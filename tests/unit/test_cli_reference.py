@@ -177,7 +177,8 @@ def offered(command: str) -> set[str]:
     arms = COMPLETION.partition("case $verb in")[2]
     if action:
         arms = arms.partition(f"        {verb})\n")[2].partition("esac")[0]
-    arm = rf"^ +(?:\*' )?(?:[a-z]+ \| )?{action or verb}(?: \| [a-z]+)?(?: '\*)?\) offered=\"(.*)\" ;;$"
+    indent = " +" if action else " {8}"
+    arm = rf"^{indent}(?:\*' )?(?:[a-z]+ \| )?{action or verb}(?: \| [a-z]+)?(?: '\*)?\) offered=\"(.*)\" ;;$"
     (words,) = re.findall(arm, arms, re.MULTILINE)
     return set(words.replace("$every", " ".join(EVERY)).split())
 
