@@ -38,9 +38,8 @@ def keep_watch(host: Host, policy: str | None = None) -> None:
     lock = _lock(host)
     signals = Signals()
     try:
-        host.files.write(f"{host.run_folder}/{WATCH_PID}", f"{os.getpid()}\n".encode(), mode=0o644)
         watch = _watch(host, policy)
-        while watch is not None and Loop(watch, begin_parts(watch), signals).run() == "again":
+        while watch is not None and Loop(watch, begin_parts(watch), signals).run(lambda: _tell(host)) == "again":
             watch = _again(watch, policy)
     finally:
         signals.close()
@@ -54,6 +53,15 @@ def _lock(host: Host) -> Lock:
     except TryLaterError as error:
         message = f"cannot run 'watch': another one is watching this machine ('{host.run_folder}/{LOCK}')"
         raise TryLaterError(message) from error
+
+
+def _tell(host: Host) -> None:
+    """Say who watches, now that features are served and requests are taken.
+
+    Raises:
+        CannotWriteError: It can't be said.
+    """
+    host.files.write(f"{host.run_folder}/{WATCH_PID}", f"{os.getpid()}\n".encode(), mode=0o644)
 
 
 def _forget(host: Host) -> None:

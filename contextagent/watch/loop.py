@@ -15,7 +15,7 @@ from contextagent.watch.room import TICK_S, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
     from typing import Literal
 
@@ -81,12 +81,18 @@ class Loop:
         self._said: dict[int, str] = {}
         self.wake_ups = 0
 
-    def run(self) -> Outcome:
-        """Wait and act until SIGTERM (`end`) or SIGHUP (`again`)."""
+    def run(self, ready: Callable[[], object] | None = None) -> Outcome:
+        """Wait and act until SIGTERM (`end`) or SIGHUP (`again`).
+
+        Args:
+            ready: Called once, when every part has begun its work.
+        """
         watch = self._watch
         watch.at_readable(self._signals.fd, self._heard)
         try:
-            watch.poke()
+            self._wake(watch.now())
+            if ready is not None:
+                ready()
             while self._outcome is None:
                 now = watch.now()
                 if watch.is_poked or now.boot_s >= watch.due_s:

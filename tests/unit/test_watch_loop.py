@@ -141,7 +141,12 @@ def test_sighup_begins_anew_and_sigterm_wins(host: SlowHost) -> None:
     hour._signals.close()
     assert part.is_closed
     hour = Hour(host, [Noted()])
-    hour.poller.at[host.boot_s + 5] = lambda: [os.kill(os.getpid(), each) for each in (signal.SIGHUP, signal.SIGTERM)]
+
+    def both() -> None:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+
+    hour.poller.at[host.boot_s + 5] = both
     assert hour.loop.run() == "end"
     hour._signals.close()
 
