@@ -14,6 +14,7 @@ COMMAND_S = 60.0
 _INIT_S = 20.0
 _SYSTEMD = "/run/systemd/system"
 _OTHERS = stat_bits.S_IWGRP | stat_bits.S_IWOTH
+_STICKY = stat_bits.S_ISVTX
 _MAX_SAID = 200
 
 
@@ -21,7 +22,8 @@ def command_problem(path: str) -> str:
     """Return why a program may not be run as root, or nothing where it may.
 
     It is an absolute path of a regular file, and that file, every folder that leads to it and those of what it is a
-    link to are root's own and nobody else's to write: whoever could exchange it would be root.
+    link to are root's own and nobody else's to write: whoever could exchange it would be root.  A folder like /tmp,
+    where nobody can exchange what is another's, is as good.
     """
     if not path.startswith("/") or "\0" in path:
         return "it is no absolute path"
@@ -30,7 +32,8 @@ def command_problem(path: str) -> str:
         found = os.stat(target)
         for each in {target, *_folders(target), *_folders(os.path.normpath(path))}:
             there = os.stat(each)
-            if there.st_uid != 0 or there.st_mode & _OTHERS:
+            is_shared = there.st_mode & _OTHERS and not (stat_bits.S_ISDIR(there.st_mode) and there.st_mode & _STICKY)
+            if there.st_uid != 0 or is_shared:
                 whose = f"'{each}' " if each != target else "it "
                 return f"{whose}is not root's alone to write"
     except OSError as error:

@@ -131,7 +131,9 @@ def execute(  # the hands' whole surroundings, by keyword
     """
     phase = _phase_of(plan)
     began_ns, began = host.mono_ns(), rfc3339(host.utc_ns())
-    now = state.replace(phases={**state.phases, phase: report.running(began)})
+    # a boot that is done again, by hand or by init, is to be stopped again
+    before = {name: each for name, each in state.phases.items() if name != "stop"}
+    now = state.replace(phases={**before, phase: report.running(began)})
     standing = _Standing(host, journal, _without(now, plan), is_continued=bool(begun))
     standing.save()
     standing.tell()
