@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import select
 import socket
 import ssl
 import threading
@@ -32,11 +33,13 @@ class Puts:
         certificate: Its own, for TLS; None for plain HTTP.
         clients: Who signs its clients' certificates; None where it wants none.
         statuses: Path to the statuses of its answers, one after the other, the last one for ever; 201 for the others.
-        namespace: A function that makes the listening socket in another network namespace.
+        listening: Makes the socket that it listens at, in another network namespace, say.
 
     Attributes:
         taken: What was put, in order, whatever the answer was.
         asked: How many requests came, those that were broken off included.
+        held: Paths that get no answer.
+        most_waiting: How many clients ever waited for one at once.
     """
 
     def __init__(
@@ -49,6 +52,9 @@ class Puts:
     ) -> None:
         self.taken: list[Taken] = []
         self.asked = 0
+        self.held: set[str] = set()
+        self.most_waiting = 0
+        self.waiting: list[socket.socket] = []
         self.statuses = statuses or {}
         self._server = _Server(("127.0.0.1", 0), _handler(self), bind_and_activate=False)
         self._server.daemon_threads = True
@@ -113,6 +119,16 @@ def _handler(puts: Puts) -> type[http.server.BaseHTTPRequestHandler]:
             subject = ",".join(f"{key}={value}" for part in (peer or {}).get("subject", ()) for key, value in part)
             headers = {name.lower(): value for name, value in self.headers.items()}
             puts.taken.append(Taken(self.path, headers, body, subject))
+            if self.path in puts.held:
+                there = [
+                    each for each in puts.waiting if not select.select([each], [], [], 0)[0]
+                ]  # the others are gone
+                puts.waiting.append(self.connection)
+                puts.most_waiting = max(puts.most_waiting, len(there) + 1)
+                select.select([self.connection], [], [], _LONGEST_S)  # until the client goes
+                puts.waiting.remove(self.connection)
+                self.close_connection = True
+                return
             self._answer(puts.status(self.path))
 
         def do_GET(self) -> None:  # see above
