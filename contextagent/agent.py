@@ -33,6 +33,8 @@ BOOT = PHASES[:2]
 """What `run` and a boot go through; `stop` comes when the machine does."""
 
 
+_SLACK_S = 2
+"""As in `runner.live.clocks`."""
 _ADDRESSES = ("MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS")
 
 
@@ -116,7 +118,7 @@ def plan(host: Host, phase: Phase | None, request: Request) -> Outlook:
     image = load_image_policy(host, request.policy, may_write=False)
     memory = recall(host)
     known, settings, _ = _found(host, memory.state, phase, request, image, is_trial=True)
-    known, features = _with_features(host, memory, known, settings, phase, is_trial=True)
+    known, features = _with_features(host, memory, known, settings, image, phase, is_trial=True)
     situation = _situation(host, settings, memory, known, phase, request).replace(**features)
     known, situation = _with_logs(host, known, situation)
     steps = make_plan(phase, known.supplies, situation)
@@ -137,7 +139,7 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
         chronicle.begin(host, journal, known, image, search.verdicts)
         forget_old(host, keep_days=settings["trace.keep_days"])
         known = close_interrupted(journal, memory.replace(state=known))
-        known, features = _with_features(host, memory, known, settings, phase, is_trial=False)
+        known, features = _with_features(host, memory, known, settings, image, phase, is_trial=False)
         around = surroundings(host, known, settings, phase)
         known = known.saying(warnings=around.problems)
         if search.second and not search.first:
@@ -162,8 +164,9 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
 
 
 def _is_over(known: State, phase: Phase, request: Request) -> bool:
-    """Whether there is nothing to do: the phase that is resumed is complete."""
-    return request.is_resumed and known.phases.get(phase, {}).get("state") not in (None, "pending", "running")
+    """Whether there is nothing to do: the phase that is resumed is complete, or the boot has had its stop."""
+    is_once = request.is_resumed or (phase == "stop" and not request.is_forced)
+    return is_once and known.phases.get(phase, {}).get("state") not in (None, "pending", "running")
 
 
 def _is_known(known: State, phase: Phase, request: Request) -> bool:
@@ -248,7 +251,7 @@ def _situation(  # everything that a plan depends on
 
 
 def _with_features(  # both halves of the story meet here
-    host: Host, memory: Memory, known: State, settings: Settings, phase: Phase | None, *, is_trial: bool
+    host: Host, memory: Memory, known: State, settings: Settings, image: Layer, phase: Phase | None, *, is_trial: bool
 ) -> tuple[State, dict[str, Any]]:
     """Return the state and, for the plan, the features that are to be published; what only a service has is asked for.
 
@@ -258,10 +261,15 @@ def _with_features(  # both halves of the story meet here
         known = known.replace(first={})
     if phase == "stop":
         return known, {}
-    from contextagent.runner import publish, publishing  # noqa: PLC0415  # a machine that stops publishes nothing
+    names_addresses = _names_addresses(known)
+    supplied = " ".join(supply.digest for supply in known.supplies.values() if supply)
+    mark = f"{known.boot_id} {image.sha512} {supplied}"
+    if phase == BOOT[1] and not is_trial and not names_addresses and _is_published(host, known, settings, mark):
+        return known, {}
+    from contextagent.runner import publish, publishing  # noqa: PLC0415  # a phase may have nothing to publish
 
     outputs, is_sites = "", True
-    if _names_addresses(known):
+    if names_addresses:
         from contextagent.sources import features  # noqa: PLC0415  # most contexts name none
 
         urls, problems = features.urls(host, known)
@@ -271,9 +279,24 @@ def _with_features(  # both halves of the story meet here
             read = features.read_features(host, urls, previous=known.read)
             known = known.replace(read=read.values).saying(errors=read.problems)
     voices = publish.voices(host, known, settings, is_read_sites=is_sites, outputs=outputs)
-    due = publishing.due(host, known, voices)
+    due = publishing.due(host, known, voices, mark=mark)
     is_shown = due.is_shown or not is_trial
     return due.state, {"features": due.features if is_shown else None, "features_ours": due.ours}
+
+
+def _is_published(host: Host, known: State, settings: Settings, mark: str) -> bool:
+    """Whether all stands as the phase before published it: nothing was said since, and no user could have changed it.
+
+    Its only use is that most boots do not pay twice for the same.
+    """
+    since_s = host.utc_ns() / 1e9 - host.boot_ns() / 1e9
+    return (
+        known.published.get("mark") == mark
+        and abs(int(since_s) - known.published["boot_epoch_s"]) < _SLACK_S
+        and not host.is_caller
+        and not (known.supplies.get("user") and settings["user.profile"] == "root")
+        and host.files.exists(f"{host.run_folder}/live.json")
+    )
 
 
 def _names_addresses(known: State) -> bool:

@@ -121,6 +121,8 @@ def standing(facts: Facts, voices: Voices) -> Standing:
     said: dict[str, str] = {}
     origins: dict[str, str] = {}
     for origin, each in _said(voices, problems):
+        if not each:
+            continue
         values, troubles = published(each)
         problems += troubles
         ends += _announced(values)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from contextagent.features.lifetime import Lifetime
     from contextagent.host import Host
 
 LIVE = "live.json"
@@ -32,6 +33,7 @@ class Live(Value):
         features: `machine/KEY` or `job/KEY` to text, both vocabularies, as published.
         origins: Key to who said it (`features.values.Standing`).
         ends: Everything that may end the machine.
+        lifetime: The first of them as it was stored last, as in status.json; None where none is known.
         grace_s: Least notice of an end, seconds.
         boot_epoch_s: When the boot began, on the wall clock as it stood when this was written; the values count by it.
         outputs: Where job outputs go: a URL, or a folder of the guest; no slash at its end.
@@ -46,6 +48,7 @@ class Live(Value):
     features: Mapping[str, str] = {}
     origins: Mapping[str, str] = {}
     ends: tuple[End, ...] = ()
+    lifetime: Mapping[str, Any] | None = None
     grace_s: int = 0
     boot_epoch_s: int = 0
     outputs: str = ""
@@ -79,12 +82,9 @@ def clocks(host: Host, live: Live | None) -> Now:
     return Now(utc_s=boot_epoch_s + boot_s, boot_s=boot_s)
 
 
-def moving(host: Host) -> dict[str, Any]:
-    """Return `lifetime` and `pilot` as in status.json, as they are right now; None each where there is none."""
-    live = load_live(host)
-    first = lifetime(live.ends, clocks(host, live)) if live else None
-    shown = {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by} if first else None
-    return {"lifetime": shown, "pilot": dict(live.pilot) if live and live.pilot else None}
+def shown(first: Lifetime | None) -> dict[str, Any] | None:
+    """Return the end that comes first as in status.json."""
+    return {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by} if first else None
 
 
 def store_live(host: Host, live: Live) -> None:
@@ -93,5 +93,10 @@ def store_live(host: Host, live: Live) -> None:
     Raises:
         CannotWriteError: It can't be written; what was there still stands.
     """
-    plain = {"schema": SCHEMA, **dict(live.fields()), "ends": [dict(end.fields()) for end in live.ends]}
+    plain = {
+        "schema": SCHEMA,
+        **dict(live.fields()),
+        "ends": [dict(end.fields()) for end in live.ends],
+        "lifetime": shown(lifetime(live.ends, clocks(host, live))),
+    }
     host.files.write(f"{host.run_folder}/{LIVE}", jsontext.dumps(plain).encode() + b"\n", mode=0o644)

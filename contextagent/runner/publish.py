@@ -16,7 +16,7 @@ from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
-from contextagent.runner.live import LIVE, Live, clocks, store_live
+from contextagent.runner.live import LIVE, Live, clocks, shown, store_live
 from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def facts(host: Host, state: State, before: Live | None = None) -> Facts:
     now = clocks(host, before)
     memory_bytes, swap_bytes = host.memory_bytes()
     uuids = [value for kind, value in state.ids.items() if kind.endswith("uuid")]
-    is_first = not state.first or state.first["boot_id"] == host.boot_id()
+    is_first = not state.first or state.first["boot_id"] == state.boot_id
     return Facts(
         cpus=host.cpus(),
         memory_bytes=memory_bytes,
@@ -110,13 +110,13 @@ def _drain(host: Host, instance_id: str) -> End | None:
 
 def first_seen(host: Host, state: State) -> Mapping[str, Any]:
     """Return when the instance was first seen: on both clocks, the wall's corrected as long as that boot lasts."""
-    boot_id, boot_s, utc_s = host.boot_id(), host.boot_ns() / 1e9, host.utc_ns() / 1e9
+    boot_s, utc_s = host.boot_ns() / 1e9, host.utc_ns() / 1e9
     first = state.first
-    if first.get("boot_id") == boot_id:
+    if first.get("boot_id") == state.boot_id:
         return {**first, "utc_s": round(utc_s - boot_s + first["boot_s"], 3)}
     if first.get("utc_s", 0) >= _PLAUSIBLE_S:
         return first
-    return {"boot_id": boot_id, "boot_s": round(boot_s, 3), "utc_s": round(utc_s, 3)}
+    return {"boot_id": state.boot_id, "boot_s": round(boot_s, 3), "utc_s": round(utc_s, 3)}
 
 
 def publish(
@@ -137,6 +137,7 @@ def publish(
         features=dict(standing.values),
         origins=dict(standing.origins),
         ends=standing.ends,
+        lifetime=shown(standing.lifetime),
         grace_s=standing.grace_s,
         boot_epoch_s=standing.boot_epoch_s,
         outputs=standing.outputs,

@@ -43,8 +43,8 @@ class Due(Value):
     is_shown: bool = True
 
 
-def due(host: Host, known: State, voices: Voices) -> Due:
-    """Return what is to be published now."""
+def due(host: Host, known: State, voices: Voices, *, mark: str = "") -> Due:
+    """Return what is to be published now; `mark` stands for all that was said, and is kept for the next phase."""
     known = known.replace(first=publish.first_seen(host, known))
     stand = standing(publish.facts(host, known, load_live(host)), voices)
     ours = tuple(known.published.get("extras", ()))
@@ -52,7 +52,8 @@ def due(host: Host, known: State, voices: Voices) -> Due:
         state = known.replace(published={})
         return Due(state=state, features=stand if known.published else None, ours=ours)
     extras = [key for key in stand.values if key not in FEATURES and key not in OLDER and key not in OLDER_ALONE]
-    state = known.replace(published={"extras": extras, "outputs": stand.outputs})
+    published = {"extras": extras, "outputs": stand.outputs, "mark": mark, "boot_epoch_s": stand.boot_epoch_s}
+    state = known.replace(published=published)
     return Due(state=state.saying(warnings=stand.problems), features=stand, ours=ours, is_shown=stand.is_said)
 
 
@@ -65,21 +66,17 @@ def take(host: Host, journal: Journal, step: Step) -> Done:
     live, problems = publish.publish(host, stand, before=before, ours=step.lines)
     problems += publish.furnish(host, stand, host.account(step.target))
     mended = tuple(each for each in problems if each.reason == publish.CHANGED)
-    _record(journal, stand, live, before, is_mended=bool(mended))
+    _record(journal, live, before, is_mended=bool(mended))
     return Done(problems=tuple(each for each in problems if each not in mended), warnings=mended)
 
 
-def _record(journal: Journal, stand: Standing, live: Live, before: Live | None, *, is_mended: bool) -> None:
+def _record(journal: Journal, live: Live, before: Live | None, *, is_mended: bool) -> None:
     """Record what is published, and the end that comes first, where either is news."""
     if is_mended or before is None or live.features != before.features:
         machine, job = (_below(kind, live.features) for kind in ("machine", "job"))
         journal.record("features", is_durable=False, machine=machine, job=job)
-    first = stand.lifetime
-    shutdown = live.features.get("machine/shutdowntime")
-    is_moved = before is None or before.ends != live.ends or before.features.get("machine/shutdowntime") != shutdown
-    if first and is_moved:
-        end = {"shutdown_epoch_s": first.shutdown_epoch_s, "bound_by": first.bound_by}
-        journal.record("lifetime", is_durable=False, **end)
+    if live.lifetime and (before is None or before.lifetime != live.lifetime):
+        journal.record("lifetime", is_durable=False, **live.lifetime)
 
 
 def _below(kind: str, values: Mapping[str, str]) -> dict[str, str]:

@@ -61,7 +61,8 @@ class State(Value):
             status.json, and what the next phase goes on from; empty where nothing is asked of them.
         first: When the instance was first seen: `boot_id`, `boot_s` on that boot's clock, `utc_s` on the wall clock.
         published: What of features outlives a boot: `extras`, keys of a site's own that stand in the folders, and
-            `outputs`, where job outputs go; empty where nothing is published.
+            `outputs`, where job outputs go; with `mark`, all that was said, and `boot_epoch_s`, the clock that it was
+            published by. Empty where nothing is.
         read: Features that addresses or folders named by the context gave in this boot.
         folders: Owner to the digest of the supply that its working folder was made from.
         last: {`boot`, `seq`, `hash`} of the newest trace record that this checkpoint knows.

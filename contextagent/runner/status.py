@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 STATUS = "status.json"
 """Its name below `Host.run_folder`."""
 _LIVE = "live.json"
-"""As in `runner.live`, which most boots do not load."""
+_MAX_LIVE_BYTES = 1 << 20
+"""As in `runner.live`."""
 _LOCK = "status.lock"
 _TRIES, _TRY_S = 50, 0.001
 SCHEMA = 1
@@ -174,10 +175,12 @@ def refresh(host: Host) -> None:
 
 
 def _put(host: Host, status: dict[str, Any]) -> None:
-    if host.files.exists(f"{host.run_folder}/{_LIVE}"):
-        from contextagent.runner.live import moving  # noqa: PLC0415  # most boots have nothing that moves
-
-        status = {**status, **moving(host)}
+    try:  # as it stands there: a boot that has nothing else to do with it does without `runner.live`
+        live = jsontext.loads(host.files.read(f"{host.run_folder}/{_LIVE}", max_bytes=_MAX_LIVE_BYTES))
+        if live["boot_id"] == status["boot_id"]:
+            status = {**status, "lifetime": live["lifetime"], "pilot": live["pilot"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing was published
     host.files.write(status_path(host), jsontext.dumps(status).encode() + b"\n", mode=0o644)
 
 
