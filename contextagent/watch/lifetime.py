@@ -10,7 +10,6 @@ from contextagent.features.lifetime import End, Now, lifetime
 from contextagent.features.values import standing
 from contextagent.features.vocabulary import kind_of
 from contextagent.runner import publish
-from contextagent.runner.live import clocks
 from contextagent.sources import features, notice
 from contextagent.watch.room import TICK_S
 
@@ -19,15 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from contextagent.features.lifetime import BoundBy
     from contextagent.host.aside import Aside
     from contextagent.runner.live import Live
     from contextagent.watch.room import Watch
 
-_SHUTDOWN = "machine/shutdowntime"
 _MOVING = ("epoch", "seconds")
 """Kinds of features that follow a clock, or an end; the record `lifetime` tells of those."""
-_SLACK_S = 2
-"""By how much an end has to move on the wall clock to be told to the trace."""
 
 
 def begin(watch: Watch) -> Lifetimes:
@@ -46,7 +43,6 @@ class Lifetimes:
         self._service = notice.where(watch.state)
         self._read: Mapping[str, str] = watch.live.read or watch.state.read
         self._notice = next((end for end in watch.live.ends if end.by == "notice"), None)
-        self._told = _published(watch.live)
         self._said: set[str] = {problem.text() for problem in (*problems, *watch.state.warnings)}
         self._reading: features.Reading | None = None
         self._asking: Aside | None = None
@@ -134,12 +130,9 @@ class Lifetimes:
 
     def _tell(self, before: Live, live: Live) -> None:
         """Record an end that moved, or is another, and the features where something else changed."""
-        first = lifetime(live.ends, clocks(self._watch.host, live))
-        told = (first.shutdown_epoch_s, first.bound_by) if first else None
-        if not _is_same(told, self._told):
-            self._told = told
-            epoch_s, by = told or (None, None)
-            self._watch.record("lifetime", shutdown_epoch_s=epoch_s, bound_by=by)
+        end = _announced(live)
+        if end != _announced(before):
+            self._watch.record("lifetime", shutdown_epoch_s=end[0], bound_by=end[1])
         if _lasting(before) != _lasting(live):
             machine, job = (
                 {key.partition("/")[2]: text for key, text in live.features.items() if key.startswith(kind)}
@@ -155,17 +148,11 @@ class Lifetimes:
                 self._watch.say(line)
 
 
-def _published(live: Live) -> tuple[int, str] | None:
-    """Return the end that was published last, and what set it: the trace knows of it."""
-    text = live.features.get(_SHUTDOWN, "")
-    first = lifetime(live.ends, Now(utc_s=live.boot_epoch_s, boot_s=0.0))
-    return (int(text), first.bound_by) if first and text.isascii() and text.isdigit() else None
-
-
-def _is_same(one: tuple[int, str] | None, other: tuple[int, str] | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one[1] == other[1] and abs(one[0] - other[0]) < _SLACK_S
+def _announced(live: Live) -> tuple[int | None, BoundBy | None]:
+    """Return the end that is published, and what set it."""
+    text = live.features.get("machine/shutdowntime")
+    first = lifetime(live.ends, Now(utc_s=float(live.boot_epoch_s), boot_s=0.0))
+    return (int(text), first.bound_by) if text and first else (None, None)
 
 
 def _lasting(live: Live) -> dict[str, str]:
