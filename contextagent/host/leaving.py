@@ -180,6 +180,8 @@ def send_out(
             client.prepare(urls)
         except Unanswered as unanswered:
             causes.append(unanswered.cause)
+        except Exception as error:  # noqa: BLE001  # an interpreter without TLS, say: whoever sent it is to hear of it
+            causes.append(f"it can't be tried: {type(error).__name__}: {error}")
 
     def serve(channel: Channel) -> None:
         channel.send(failed(causes[0]) if causes else work(client))

@@ -38,7 +38,8 @@ class Library:
     def __init__(self, fd: int, credential: str, ca_dirs: Sequence[str]) -> None:
         requests = load("requests")
         context = ssl.create_default_context()
-        context.load_verify_locations(requests.certs.where())
+        if os.path.exists(bundle := requests.certs.where()):
+            context.load_verify_locations(bundle)
         for folder in ca_dirs:
             _trust(context, folder)
         if fd >= 0:
