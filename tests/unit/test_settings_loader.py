@@ -287,10 +287,10 @@ def test_a_key_that_is_not_the_voices_to_set_is_passed_over_and_named(voice: Voi
 
 
 def test_keys_of_later_versions_are_told_once_a_file_and_checked_all_the_same() -> None:
-    text = "lockdown: yes\nfeatures:\n  machine: {hs06: 1, a: 2}\n"
+    text = "lockdown: yes\nimage:\n  max_age_days: 3\n"
     assert warnings(text, voice="image", name="policy.yaml") == [
         "policy.yaml:1: 'lockdown' is not yet supported, ignoring it",
-        "policy.yaml:3: 'features.machine.hs06' is not yet supported, ignoring it",
+        "policy.yaml:3: 'image.max_age_days' is not yet supported, ignoring it",
     ]
     assert errors("lockdown: perhaps") == ["policy.yaml:1: cannot set 'lockdown': 'perhaps' is not yes or no"]
 

@@ -57,10 +57,9 @@ def test_a_preset_is_where_the_defaults_come_from_and_every_key_can_be_set_besid
 
 
 def test_a_preset_tells_which_of_its_keys_have_no_effect_yet() -> None:
-    (warning,) = merged("preset: vacuum").warnings
+    (warning,) = merged("preset: strict").warnings
     assert warning.text() == (
-        "preset 'vacuum' also sets pilot.heartbeat.file, pilot.heartbeat.seconds, pilot.from_user: "
-        "not yet supported, ignoring that"
+        "preset 'strict' also sets trust.disk, lockdown, environment.on_change: not yet supported, ignoring that"
     )
 
 
