@@ -31,8 +31,9 @@ MARGIN_S = 25.0
 """What it may take, beside the time that a pilot has to end, until its whole tree is dead and its keeper has gone."""
 COURSE = "course.json"
 _MAX_BYTES = 1 << 20
+_STEP_S = 0.02
 _MAX_LOG_BYTES, _TAIL_BYTES = 4 << 20, 1 << 16
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from contextagent.runner.keeping import main; main()"
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from contextagent.runner.keeping import main; main(sys.argv[2:])"
 
 
 class Order(Value):
@@ -180,7 +181,7 @@ def stop_all(host: Host, *, why: str) -> tuple[Kept, ...]:
     waiting: dict[int, float] = {}
     now_s = host.mono_ns() / 1e9
     for each in look(host):
-        if each.is_alive and ask_stop(host, each.number, why=why):
+        if each.is_alive and _tell(host, each.number, why):
             waiting[each.number] = now_s + each.started.get("stop_s", 0) + MARGIN_S
     for number, end_s in waiting.items():
         if not kept.wait_gone(host.files, folder(host, number), end_s):
@@ -188,6 +189,16 @@ def stop_all(host: Host, *, why: str) -> tuple[Kept, ...]:
     for number in waiting:
         kept.wait_gone(host.files, folder(host, number), host.mono_ns() / 1e9 + MARGIN_S)
     return tuple(each for each in look(host) if each.is_alive)
+
+
+def _tell(host: Host, number: int, why: str) -> bool:
+    """Tell a keeper to stop its pilot, as soon as it hears: one that was just started does not yet."""
+    end_s = host.mono_ns() / 1e9 + MARGIN_S
+    while not ask_stop(host, number, why=why):
+        if not kept.is_alive(host.files, folder(host, number)) or host.mono_ns() / 1e9 >= end_s:
+            return False
+        kept.wait_gone(host.files, folder(host, number), host.mono_ns() / 1e9 + _STEP_S)
+    return True
 
 
 def log_path(instance_id: str, number: int) -> str:

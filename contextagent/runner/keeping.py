@@ -8,7 +8,6 @@ dies with it: its supervisor hears of the keeper's death by the end of a pipe.
 from __future__ import annotations
 
 import os
-import sys
 
 from contextagent import jsontext
 from contextagent.errors import ContextAgentError
@@ -23,7 +22,8 @@ from contextagent.runner.readying import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from collections.abc import Sequence
+    from typing import Any
 
     from contextagent.host.supervised import Supervised
     from contextagent.runner.readying import Ready
@@ -37,17 +37,16 @@ _FOREVER_S = 1e9
 _MAX_ORDER_BYTES = 16 << 20
 
 
-def main() -> NoReturn:
-    """Be the keeper of the pilot that the arguments name: the machine's root, and its number."""
+def main(words: Sequence[str]) -> None:
+    """Be the keeper of the pilot that the words name: the machine's root, and its number."""
     import signal  # noqa: PLC0415  # a keeper's process alone
 
-    host, number = Host(sys.argv[2]), int(sys.argv[3])
+    host, number = Host(words[0]), int(words[1])
     place = keeper.folder(host, number)
     for each in (signal.SIGHUP, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: kept.order(host.files, place, STOP + b" signal") and None)
     keep(host, number)
-    os._exit(0)
 
 
 def keep(host: Host, number: int) -> None:
@@ -120,7 +119,7 @@ class _Minding:
             child.listen(control)
             while not (child.is_started or child.is_over):
                 child.pump(self._now_s() + _START_STEP_S, self._capture.take)
-            if not child.is_over:
+            if not isinstance(child.result, supervised.Refusal):  # also of one that has ended by now
                 self._say_started(child, place, news)
             while not child.is_over:
                 child.pump(self._next_s(), self._capture.take)
@@ -205,11 +204,11 @@ class _Minding:
             self._refusal = self._made.refresh()
 
     def _hear_command(self, command: Supervised, child: Supervised) -> None:
-        """Send the signal after all where the command failed, or where the settings name one, too."""
+        """Send the signal after all where the command failed; one that worked is given time to take effect."""
         report = command.result
         has_worked = isinstance(report, supervised.Report) and report.wait_status == 0
         self._end_command()
-        if (not has_worked or self._order.pilot.get("stop.signal")) and not child.is_over:
+        if not has_worked and not child.is_over:
             child.signal(self._signal)
 
     def _end_command(self) -> None:
