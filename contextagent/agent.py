@@ -139,7 +139,6 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
         chronicle.begin(host, journal, known, image, search.verdicts)
         forget_old(host, keep_days=settings["trace.keep_days"])
         known = close_interrupted(journal, memory.replace(state=known))
-        known, features = _with_features(host, memory, known, settings, image, phase, is_trial=False)
         around = surroundings(host, known, settings, phase)
         known = known.saying(warnings=around.problems)
         if search.second and not search.first:
@@ -151,6 +150,8 @@ def _run_phase(host: Host, phase: Phase, request: Request, image: Layer, memory:
             from contextagent.sources.arriving import installed  # noqa: PLC0415  # as above
 
             known = installed(host, search.first, search.second, memory.state, known, folders)
+        known, features = _with_features(host, memory, known, settings, image, phase, is_trial=False)
+        around = around.with_outputs(host, known.published.get("outputs", ""))
         situation = _situation(host, settings, memory, known, phase, request).replace(**features)
         known, situation = _with_logs(host, known, situation)
         is_withheld = journal.is_full and settings["trace.on_full"] == "strict"

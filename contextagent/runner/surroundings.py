@@ -48,6 +48,17 @@ class Surroundings(Value):
     in_syslog: tuple[Owner, ...] = ()
     problems: tuple[Problem, ...] = ()
 
+    def with_outputs(self, host: Host, outputs: str) -> Surroundings:
+        """Return the same with job outputs that go to an address, or to a folder of the guest; empty: the default."""
+        if outputs in ("", JOB_OUTPUTS):
+            return self
+        place = host.files.real(outputs) if outputs.startswith("/") else outputs
+        environment = {
+            owner: {**variables, "JOBOUTPUTS": place} if variables else variables
+            for owner, variables in self.environment.items()
+        }
+        return self.replace(environment=environment)
+
     @property
     def owners(self) -> dict[Owner, tuple[int, int]]:
         """Uid and gid of those owners' folders that are not root's."""
@@ -109,7 +120,6 @@ def _environment(
     supply = state.supplies.get(owner)
     if supply is None:
         return {}
-    outputs = state.published.get("outputs") or JOB_OUTPUTS
     variables, refused = script_environment(supply.variables)
     problems += refused
     return {
@@ -119,5 +129,5 @@ def _environment(
         "CONTEXTAGENT_SOURCE": supply.source,
         "MACHINEFEATURES": host.files.real(MACHINE_FEATURES),
         "JOBFEATURES": host.files.real(JOB_FEATURES),
-        "JOBOUTPUTS": host.files.real(outputs) if outputs.startswith("/") else outputs,
+        "JOBOUTPUTS": host.files.real(JOB_OUTPUTS),
     }
