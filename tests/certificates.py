@@ -32,6 +32,11 @@ class Authority:
         self_signed = ("req", "-x509", *_KEY, "-days", "30", "-subj", f"/CN={name}")
         _openssl(*self_signed, "-keyout", self._key, "-out", self.cert)
 
+    def hash(self) -> str:
+        """Return what OpenSSL looks for it by, in a folder of authorities."""
+        words = ["openssl", "x509", "-hash", "-noout", "-in", str(self.cert)]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
     def issue(self, name: str) -> Certificate:
         """Return a certificate for a host's name."""
         made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")

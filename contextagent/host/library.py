@@ -37,7 +37,9 @@ class Library:
 
     def __init__(self, fd: int, credential: str, ca_dirs: Sequence[str]) -> None:
         requests = load("requests")
-        context = ssl.create_default_context()
+        # not `create_default_context`: from Python 3.13 on that refuses authorities as old as many of the grid's
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_default_certs()
         if os.path.exists(bundle := requests.certs.where()):
             context.load_verify_locations(bundle)
         for folder in ca_dirs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.certificates import Authority
 from tests.puts import Puts
 from tests.watching import Hour, SlowHost, Watching, free_port, until
 
@@ -100,6 +101,23 @@ def test_the_receipt_is_delivered_once_and_as_it_stands(machine: Machine, disk: 
     (kept,) = (machine.root / "var/log/contextagent").glob("receipt-*.json")
     assert set(sent) == {kept.read_bytes()}
     assert json.loads(sent[0])["boot"]
+
+
+def test_over_tls_and_by_a_name_the_machine_shows_the_pilots_certificate(
+    machine: Machine, disk: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    mine = authority.issue("worker1.site.example")
+    machine.put("root/proxy.pem", mine.cert.read_text() + mine.key.read_text(), mode=0o600)
+    machine.put(f"etc/grid-security/certificates/{authority.hash()}.0", authority.cert.read_text())
+    policy(machine, seconds=1)
+    (disk / "site.yaml").write_text("pilot:\n  credential:\n    path: /root/proxy.pem\n")
+    with Puts(certificate=authority.issue("localhost"), clients=authority) as puts:
+        boot(machine, disk, f"JOBOUTPUTS={puts.url(host='localhost')}\n")
+        with Watching(machine) as watching:
+            until(lambda: len(beats(puts)) > 1 or "cannot" in watching.log, "it beats")
+        assert watching.log == ""
+    assert {each.subject for each in puts.taken} == {"commonName=worker1.site.example"}
 
 
 def asking(puts: Puts, token: str = "") -> str:
