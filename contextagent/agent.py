@@ -278,7 +278,7 @@ def _with_features(  # both halves of the story meet here
         known = known.saying(warnings=problems)
         if phase == BOOT[1] and not is_trial:
             read = features.read_features(host, urls, previous=known.read)
-            known = known.replace(read=read.values).saying(errors=read.problems)
+            known = known.replace(read=read.values).saying(warnings=read.problems)
     voices = publish.voices(host, known, settings, is_read_sites=is_sites, outputs=outputs)
     due = publishing.due(host, known, voices, mark=mark)
     is_shown = due.is_shown or not is_trial
@@ -309,7 +309,13 @@ def _names_addresses(known: State) -> bool:
 
 def _with_logs(host: Host, known: State, situation: Situation) -> tuple[State, Situation]:
     """Return both with what the machine's log daemons are told; a boot that asks nothing of them pays nothing."""
-    old = old_log_servers(host, situation.settings, known.supplies.get("site"))
+    old = old_log_servers(
+        host,
+        situation.settings,
+        known.supplies.get("site"),
+        read=known.read.get("machine/syslog", ""),
+        published=(*known.published.get("extras", ()), *situation.features_ours),
+    )
     if not old and not is_logging_asked(situation.settings) and not host.files.exists(LEDGER):
         return known, situation
     from contextagent.runner.logdaemons import find_targets  # noqa: PLC0415  # most boots ask for no logging

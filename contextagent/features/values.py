@@ -133,6 +133,7 @@ def standing(facts: Facts, voices: Voices) -> Standing:
     present = {key: text for key, text in said.items() if key not in OLDER}
     outputs = _outputs(voices, problems)
     present.setdefault(_GRACE, str(voices.settings["lifetime.grace_s"]))
+    origins.setdefault(_GRACE, "settings")
     values = published(_completed(present, facts, first))[0]
     if first:
         origins |= {_SHUTDOWN: "lifetime", _SHUTDOWN_JOB: "lifetime"}

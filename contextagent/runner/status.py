@@ -29,6 +29,8 @@ _LOCK = "status.lock"
 _TRIES, _TRY_S = 50, 0.001
 SCHEMA = 1
 EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}
+_DEGRADING = ("cloud-init", "bad-feature", "bad-url", "feature-not-read")
+"""Warnings of what somebody goes without."""
 _FINE = ("ok", "pending")
 _FINE_SKIPS = ("once-done", "cloud-init", "interrupted")
 
@@ -48,7 +50,8 @@ def _is_fine(report: Mapping[str, Any]) -> bool:
 def result_of(state: State) -> Result:
     """Return the boot's result so far: `failed` only where the site's part is missing or failed.
 
-    cloud-init running the user's part instead is `degraded` at best, since "user before site" can't be promised then.
+    cloud-init running the user's part instead is `degraded` at best, since "user before site" can't be promised then;
+    so is a feature that was said and could not be published.
     """
     states = [phase["state"] for phase in state.phases.values()]
     if "running" in states:
@@ -56,11 +59,10 @@ def result_of(state: State) -> Result:
     missing = {each.owner for each in state.verdicts if _is_missing(state, each.owner)}
     if "failed" in states or "site" in missing or any(each.reason == "invalid-site-settings" for each in state.errors):
         return "failed"
-    is_cloud_init = any(each.reason == "cloud-init" for each in state.warnings)
     if (
         "degraded" in states
         or state.errors
-        or is_cloud_init
+        or any(each.reason in _DEGRADING for each in state.warnings)
         or missing
         or any(each.verdict == "broken" for each in state.verdicts)
     ):

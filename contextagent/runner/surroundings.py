@@ -9,7 +9,7 @@ from contextagent.plan import profile_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from contextagent.host import Host
     from contextagent.host.accounts import Account
@@ -89,20 +89,30 @@ def surroundings(host: Host, state: State, settings: Settings, phase: Phase) -> 
     )
 
 
-def old_log_servers(host: Host, settings: Settings, site: Supply | None) -> tuple[tuple[str, str], ...]:
+def old_log_servers(
+    host: Host, settings: Settings, site: Supply | None, *, read: str = "", published: Collection[str] = ()
+) -> tuple[tuple[str, str], ...]:
     """Return where the site's log server is named in one of the older forms, and what stands there.
 
-    That is `SYSLOG_SERVER` in the site's context.sh, and the machine feature `syslog` in any place where it can be read
-    without a network: docs/reference/logging.md.
+    That is `SYSLOG_SERVER` in the site's context.sh, and the machine feature `syslog`: docs/reference/logging.md.
+
+    Args:
+        host: The machine.
+        settings: What holds of all voices' settings.
+        site: What the site supplied.
+        read: What an address gave for the feature.
+        published: Keys of a site's own that the agent itself put in place; they are no other word for it.
     """
     variables = site.variables if site else {}
     folder = variables.get("MACHINEFEATURES", "")
     path = f"{folder if folder.startswith('/') else MACHINE_FEATURES}/syslog"
+    is_ours = path == f"{MACHINE_FEATURES}/syslog" and "machine/syslog" in published
     said = {
         "SYSLOG_SERVER": variables.get("SYSLOG_SERVER", ""),
         "features/machine/syslog": site.features.get("machine/syslog", "") if site else "",
         "features.machine.syslog": settings["features.machine.syslog"] or "",
-        path: _text(host, path) if host.files.exists(path) else "",
+        path: _text(host, path) if not is_ours and host.files.exists(path) else "",
+        "the feature 'syslog' of the service": read,
     }
     return tuple((where, text) for where, text in said.items() if text.strip())
 
