@@ -124,7 +124,8 @@ def _check_links(host: Host, target: str) -> None:
 def _keys(host: Host, step: Step, account: Account | None) -> Placed:
     """Add login keys to an account's authorized_keys, written as that account; the site's own accounts are made."""
     owner = account or host.account(step.target)
-    if account is None and step.owner == "user" and not host.is_caller:  # scripts with root's rights need no account, a log-in does
+    is_missing = account is None and step.owner == "user"  # scripts with root's rights need none, a log-in does
+    if is_missing and not host.is_caller:
         owner = host.make_account(step.target, USERS_HOME)
     if step.argument != "there" and not host.is_caller:
         owner = host.make_account(step.target, f"/home/{step.target}", can_login=True)
