@@ -226,7 +226,9 @@ static int become_script(struct work *w)
     const struct order *o = &w->order;
     uint64_t none = 0;
     int error;
-    sys(SYS_setsid);
+    /* A pilot is no leader of a session, as it is none in a batch system: PanDA's calls setpgrp(), which a leader may not */
+    if (!(o->flags & MAY_GAIN && (w->tree.is_subreaper || w->tree.flags & OWN_PIDS)) || sys(SYS_setpgid, 0, 0))
+        sys(SYS_setsid); /* where orphans go to init, the session is what they are known by */
     sys(SYS_umask, 077);
     w->exec_step = 'l';
     if ((error = limit_it(o)))
