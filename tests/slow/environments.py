@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,3 +37,28 @@ def python(package: str, module: str, *needs: str) -> Path:
             if made.returncode:
                 pytest.skip(f"{package} can't be installed here: {made.stderr.strip().splitlines()[-1]}")
     return interpreter
+
+
+def source(package: str) -> Path:
+    """Return the folder of a package's source as it is unpacked: what a package index calls an sdist."""
+    name, _, version = package.partition("==")
+    folder = REPOSITORY / ".cache" / "sources"
+    if not (folder / f"{name}-{version}").exists():
+        words = (
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(folder),
+            package,
+        )
+        got = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+        if got.returncode:
+            pytest.skip(f"{package} can't be had here: {got.stderr.strip().splitlines()[-1]}")
+        with tarfile.open(next(folder.glob(f"{name.replace('-', '[-_]')}-{version}.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+    return folder / f"{name}-{version}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contextagent.errors import InvalidInputError
-from contextagent.pilots import Launch, Setting
+from contextagent.pilots import Launch, Setting, conditions
+from contextagent.pilots.conditions import Standing
 from contextagent.pilots.frameworks import FRAMEWORKS, code_of, features_form, launch, problems
 from contextagent.pilots.parts import Option, has_option, has_pattern
 from contextagent.policy import schema
@@ -305,3 +307,84 @@ def test_no_log_keeps_an_end_from_being_told_in_one_line(log: bytes, framework: 
     assert 100 <= number < 800
     assert text
     assert text.isprintable()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "pilots.md"
+
+
+def page_lines(marker: str) -> list[str]:
+    _, _, rest = PAGE.read_text().partition(f"<!-- {marker} -->\n")
+    return rest.partition("<!-- end -->")[0].splitlines()[2:]
+
+
+def framework_line(name: str) -> str:
+    framework = FRAMEWORKS[name]
+    if framework is None:
+        cells = ["", "not yet supported", "", "", ""]
+    else:
+        unsaid = setting(features={"job/allocated_cpu": "CPUS"})
+        words = [word for _, said in framework.adds(unsaid) for word in said]
+        stamp = framework.variables(unsaid).get("DIRAC_PILOT_STAMP", "")
+        said = {stamp: "STAMP", str(unsaid.remaining_s): "REMAINING"}
+        needs = " ".join(f"`{option.short}`" for option in framework.needs) or (
+            "" if framework.program else "`command`"
+        )
+        cells = [
+            framework.form,
+            coded(" ".join(framework.program)),
+            coded(" ".join(said.get(word, word) for word in words)),
+            " ".join(map(coded, framework.variables(unsaid))),
+            needs,
+        ]
+    return f"| `{name}` | " + " | ".join(cells).replace("  ", " ") + " |"
+
+
+def coded(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def test_the_reference_page_has_every_framework_as_the_table_has_it() -> None:
+    expected = [framework_line(name) for name in ("command", *(name for name in FRAMEWORKS if name != "command"))]
+    assert [" ".join(line.split()) for line in page_lines("frameworks")] == [
+        " ".join(line.split()) for line in expected
+    ]
+
+
+def test_the_reference_page_has_every_exit_code() -> None:
+    lines = []
+    for name in ("command", *(name for name in READY if name != "command")):
+        framework = FRAMEWORKS[name]
+        assert framework
+        by_code: dict[int, list[int]] = {}
+        for exit_code, (number, _) in sorted(framework.codes.items()):
+            by_code.setdefault(number, []).append(exit_code)
+        said = "; ".join(f"{number}: {', '.join(map(str, codes))}" for number, codes in sorted(by_code.items()))
+        lines.append(f"| `{name}` | {said} |")
+    assert page_lines("codes") == lines
+
+
+def test_the_reference_page_has_every_line_of_a_log() -> None:
+    expected = [
+        f"| `{name}` | `{line}` | {number} |"
+        for name, framework in FRAMEWORKS.items()
+        if framework
+        for line, (number, _) in framework.lines
+    ]
+    assert page_lines("lines") == expected
+
+
+def test_the_reference_page_has_every_refusal() -> None:
+    never = Standing(
+        result="failed",
+        reports=({"id": "site/post-network/x", "owner": "site", "exit_code": 100, "state": "ok", "reason": None},),
+        is_banned=True,
+        has_no_pilot_file=True,
+        required="reachable",
+        is_trace_full=True,
+        on_full="strict",
+        remaining_s=0,
+        is_finished=True,
+        account="no such account",
+    )
+    reasons = [problem.reason for problem in conditions._refusals(never)]
+    assert [line.split("`")[1] for line in page_lines("refusals")] == reasons
