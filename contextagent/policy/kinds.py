@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextagent.payloads.address import parse_address
 from contextagent.payloads.names import is_variable
 from contextagent.payloads.secrets import looks_secret
+from contextagent.pilots.signals import SIGNALS
 from contextagent.policy.schema import describe
 from contextagent.policy.yamltext import Fault
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 FLAGS = {"yes": True, "no": False, "true": True, "false": False}
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NULLS = ("", "~", "null", "Null", "NULL")
-SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL")
-"""By which a pilot can be asked to end."""
 MAX_EXIT_CODE = 255
 SHOWN_CHARACTERS = 60
 _ACCOUNT = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
@@ -267,8 +266,9 @@ def _pattern(kind: Type, node: Node) -> str:
 
 
 def _signal(kind: Type, node: Node) -> str:
-    name = node.text.removeprefix("SIG")
-    if name not in SIGNALS:
+    text = node.text.removeprefix("SIG")
+    name = next((each for each, number in SIGNALS.items() if text in (each, str(number))), "")
+    if not name:
         raise _unfit(kind, node, "write one of " + ", ".join(SIGNALS))
     return name
 

@@ -72,6 +72,7 @@ def warnings(text: str, *, voice: Voice, name: str = "site.yaml") -> list[str]:
         ("pilot: {files: {pilot.json: '{}'}}", "pilot.files", {"pilot.json": "{}"}),
         ("pilot: {stop: {signal: SIGINT}}", "pilot.stop.signal", "INT"),
         ("pilot: {stop: {signal: USR1}}", "pilot.stop.signal", "USR1"),
+        ("pilot: {stop: {signal: 2}}", "pilot.stop.signal", "INT"),
         ("pilot: {stop: {command: [/opt/stop, now]}}", "pilot.stop.command", ("/opt/stop", "now")),
         ("pilot: {result: {exit_codes: {0: 200, 255: 600}}}", "pilot.result.exit_codes", {"0": 200, "255": 600}),
         (
@@ -141,7 +142,7 @@ def test_the_type_of_its_key_decides_what_a_word_means(text: str, key: str, expe
         ("pilot: {command: ' '}", "' ' is not a text, or a list of texts"),
         ("pilot: {env: {A-B: x}}", "'A-B' is not a variable's name"),
         ("pilot: {files: {../x: y}}", "'../x' is not a file name without a slash"),
-        ("pilot: {stop: {signal: STOP}}", "'STOP' is not a signal's name; write one of TERM, INT"),
+        ("pilot: {stop: {signal: STOP}}", "'STOP' is not a signal's name; write one of HUP, INT"),
         ("pilot: {result: {exit_codes: {256: 200}}}", "'256' is not an exit code from 0 to 255"),
         ("pilot: {result: {exit_codes: {0: done}}}", "'0': 'done' is not a whole number from 100 to 799"),
         ("pilot: {result: {log_patterns: [{pattern: '*', code: 300}]}}", "this one is in every line"),
