@@ -36,6 +36,8 @@ RECEIPT = "receipt.json"
 _MAX_RECEIPT_BYTES = 16 << 20
 _MAX_SAID_BYTES = 4 << 10
 _NS = 10**9
+_CERTIFICATES = (None, "proxy", "x509")
+"""Kinds of a credential that is one; a token is the pilot's alone."""
 _TAKEN, _ELSEWHERE, _BUSY = 2, 3, 5
 _TOO_MANY = 429
 """Hundreds of an HTTP status, and one that is as busy as a 5xx."""
@@ -67,11 +69,12 @@ def outputs_of(live: Live | None, settings: Settings) -> Outputs:
     The certificate is the pilot's (`pilot.credential.path`), as in the user data of the field, which uploads with
     the pilot's proxy.  A user who names the file must not have root read it.
     """
+    is_certificate = settings["pilot.credential.kind"] in _CERTIFICATES
     is_users = settings.origin("pilot.credential.path").voice == "user"
     folders = (settings["pilot.ca_dir"], settings["trust.ca_dir"])
     return Outputs(
         where=live.outputs if live else "",
-        credential=settings["pilot.credential.path"] or "",
+        credential=(settings["pilot.credential.path"] or "") if is_certificate else "",
         account=settings["user.account"] if is_users else "",
         ca_dirs=tuple(dict.fromkeys(folder for folder in folders if folder)),
     )

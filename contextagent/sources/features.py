@@ -217,7 +217,7 @@ class Reading:
             if not self._urls.is_sites and key in _SITES_ALONE:
                 problems.append(self._said(key, "only the site may say it", "not-the-sites"))
             elif cause := value_problem(key, values[key]):
-                problems.append(self._said(key, f"{cause}: '{ascii(values[key])[1:65]}'", "bad-feature"))
+                problems.append(self._said(key, f"{cause}: '{ascii(values[key])[1:-1][:64]}'", "bad-feature"))
             else:
                 good[key] = values[key]
         failed = {key: causes[key] for key in keys() if key in causes and self._url_of(key)}

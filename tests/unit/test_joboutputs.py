@@ -17,6 +17,7 @@ from contextagent.host.accounts import Account
 from contextagent.host.leaving import Client, Means, Reply
 from contextagent.host.outgoing import TOO_LONG, Body, Source
 from contextagent.payloads.weburl import parse_web_url
+from contextagent.policy.layer import Setting
 from contextagent.policy.settings import Settings
 from contextagent.runner import joboutputs
 from contextagent.runner.joboutputs import Delivery, Outputs, Put
@@ -419,11 +420,34 @@ def test_no_process_to_be_had_is_said(host: Host, monkeypatch: pytest.MonkeyPatc
     assert said.endswith("Resource temporarily unavailable, going on without it")
 
 
-def test_outputs_go_where_what_is_live_says_with_the_pilots_certificate() -> None:
-    settings = Settings("standard", {})
-    assert joboutputs.outputs_of(None, settings) == Outputs(where="", ca_dirs=("/etc/grid-security/certificates",))
+def settings(**pilot: str) -> Settings:
+    return spoken("image", pilot)
+
+
+def spoken(voice: str, pilot: dict[str, str]) -> Settings:
+    said = {f"pilot.{name.replace('__', '.')}": (Setting(value=value), voice) for name, value in pilot.items()}
+    return Settings("standard", said)
+
+
+def test_outputs_go_where_what_is_live_says() -> None:
+    assert joboutputs.outputs_of(None, settings()) == Outputs(where="", ca_dirs=("/etc/grid-security/certificates",))
     live = Live(boot_id="b", outputs="https://site.example/x")
-    assert joboutputs.outputs_of(live, settings).where == "https://site.example/x"
+    assert joboutputs.outputs_of(live, settings(ca_dir="/ca")) == Outputs(
+        where="https://site.example/x", ca_dirs=("/ca", "/etc/grid-security/certificates")
+    )
+
+
+@pytest.mark.parametrize(("kind", "is_shown"), [("proxy", True), ("x509", True), ("token", False), ("other", False)])
+def test_the_pilots_credential_is_shown_where_it_is_a_certificate(kind: str, is_shown: bool) -> None:  # noqa: FBT001  # a column
+    found = joboutputs.outputs_of(None, settings(credential__path="/root/proxy", credential__kind=kind))
+    assert found.credential == ("/root/proxy" if is_shown else "")
+    assert joboutputs.outputs_of(None, settings(credential__path="/root/proxy")).credential == "/root/proxy"
+
+
+def test_a_credential_that_a_user_names_is_the_users_to_read() -> None:
+    pilot = {"credential__path": "/root/proxy"}
+    assert joboutputs.outputs_of(None, spoken("user", pilot)).account == "contextuser"
+    assert joboutputs.outputs_of(None, spoken("site", pilot)).account == ""
 
 
 def test_a_receipt_is_delivered_where_there_is_one(host: Host, tmp_path: Path) -> None:
