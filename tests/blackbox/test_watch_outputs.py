@@ -121,7 +121,7 @@ def test_over_tls_and_by_a_name_the_machine_shows_the_pilots_certificate(
 
 
 def asking(puts: Puts, token: str = "") -> str:
-    lines = ["REPORT_READY=YES", f"ONEGATE_ENDPOINT='{puts.url('')}'", "VMID=42", "TTL=24"]
+    lines = ["REPORT_READY=YES", f"ONEGATE_ENDPOINT='{puts.url('')}'", "VMID=42"]
     return "\n".join([*lines, *([f"ONEGATE_TOKEN='{token}'"] if token else []), ""])
 
 
