@@ -220,6 +220,35 @@ def test_over_tls_each_side_shows_its_certificate(host: Host, authority: Authori
         assert len(puts.taken) == 1
 
 
+def test_a_certificate_that_the_server_does_not_trust_is_no_success(
+    host: Host, authority: Authority, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "stranger").issue("worker1.site.example")
+    (tmp_path / "proxy.pem").write_text(stranger.cert.read_text() + stranger.key.read_text())
+    hashed(authority, tmp_path / "ca")
+    with Puts(certificate=authority.issue("localhost"), clients=authority) as puts:
+        where = Outputs(where=puts.url(host="localhost"), credential="/proxy.pem", ca_dirs=("/ca",))
+        assert cause(put(host, where, total_s=5))
+        assert puts.taken == []
+
+
+def test_a_server_that_never_ends_its_handshake_is_left_in_time(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"https://localhost:{silent.getsockname()[1]}/x"
+        assert TOO_LONG in cause(put(host, where, total_s=SHORT_S))
+        assert children() == set()
+
+
+def test_a_folder_of_authorities_may_hold_what_is_none(host: Host, authority: Authority, tmp_path: Path) -> None:
+    hashed(authority, tmp_path / "ca")
+    (tmp_path / "ca" / "00000000.0").write_text("no certificate")
+    (tmp_path / "ca" / "11111111.0").symlink_to("nowhere")
+    (tmp_path / "ca" / "22222222.0").mkdir()
+    (tmp_path / "ca" / "policy.info").write_text("none either")
+    with Puts(certificate=authority.issue("localhost")) as puts:
+        assert put(host, Outputs(where=puts.url(host="localhost"), ca_dirs=("/ca",))) is None
+
+
 def hashed(authority: Authority, folder: Path) -> None:
     """Put an authority into a folder as grid sites have them, by its hash."""
     folder.mkdir()
