@@ -35,6 +35,7 @@ TOKENS = ("token", "jwt")
 COPIES = "credentials"
 """Below `Host.run_folder`, in memory as a rule: where the copies stand, each in a folder of its account's own."""
 _MAX_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 16
 _PARSE_S = 10.0
 _PR_SET_DUMPABLE = 4
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -224,19 +225,16 @@ def _decode(block: bytes) -> dict[str, Any]:
     import _ssl  # noqa: PLC0415  # see `_load`; `ssl` does not hand this on
 
     read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    os.write(write_end, block[:_PIPE_BYTES])
+    os.close(write_end)
     try:
-        os.set_blocking(write_end, False)
-        os.write(write_end, block[: 1 << 16])
-        os.close(write_end)
-        write_end = -1
         decoded: dict[str, Any] = getattr(_ssl, "_test_decode_cert")(  # noqa: B009  # it has no public name, nor a type
             f"/proc/self/fd/{read_end}"
         )
         return decoded
     finally:
         os.close(read_end)
-        if write_end >= 0:
-            os.close(write_end)
 
 
 def validity_of_token(data: bytes) -> dict[str, Any]:

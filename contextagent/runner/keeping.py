@@ -108,6 +108,7 @@ class _Minding:
         self._kill_s = self._refresh_s = self._began_s + _FOREVER_S
         self._command: Supervised | None = None
         self._refusal = ""
+        self._control = -1
 
     def _now_s(self) -> float:
         return self._host.mono_ns() / 1e9
@@ -115,6 +116,7 @@ class _Minding:
     def mind(self, place: str, control: int, news: int) -> dict[str, Any]:
         """Start the pilot, and return how it ended, once nothing of it is left."""
         child = self._start()
+        self._control = control
         try:
             child.listen(control)
             while not (child.is_started or child.is_over):
@@ -194,6 +196,7 @@ class _Minding:
         if self._command and self._command.pump(self._now_s() + 0.001, lambda _: True):
             self._hear_command(self._command, child)
         if self._now_s() >= self._kill_s and not child.is_over:
+            child.listen(self._control, is_on=False)  # whatever is still asked comes too late
             child.kill()
             child.pump(self._now_s() + _KILL_S, lambda _: True)
             self._kill_s = self._began_s + _FOREVER_S

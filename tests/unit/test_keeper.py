@@ -210,6 +210,22 @@ def test_nobody_is_told_anything_where_there_is_no_keeper(hangar: Hangar) -> Non
     assert keeper.stop_all(hangar.host, why="asked") == ()
     assert keeper.look(hangar.host) == ()
     assert kept.wait_gone(hangar.host.files, keeper.folder(hangar.host, 1), 0.0)
+    hangar.start()
+    hangar.ended()
+    assert keeper.stop_all(hangar.host, why="asked") == ()
+
+
+def test_a_keeper_that_dies_before_it_can_be_told_is_not_waited_for(
+    hangar: Hangar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = kept.lay_out(hangar.host.files, keeper.folder(hangar.host, 1))
+
+    def die(*_: object, **_more: object) -> bool:
+        os.close(lock)
+        return False
+
+    monkeypatch.setattr(keeper, "ask_stop", die)
+    assert keeper.stop_all(hangar.host, why="asked") == ()
 
 
 # ---- being killed ----
@@ -378,6 +394,32 @@ def test_a_terminated_keeper_stops_its_pilot_first(hangar: Hangar) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert keeper.look_at(hangar.host, 1).ended["stopped"] == "signal"
+
+
+def test_what_can_not_be_killed_in_time_goes_with_its_supervisor(
+    hangar: Hangar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_KILL_S", -1.0)  # no time at all
+    assert keep(hangar, f"{say(hangar, 'kill')}; sleep 100")["stopped"] == "killed"
+    assert hangar.survivors() == []
+
+
+@needs_root
+def test_a_credential_is_read_again_as_often_as_is_asked(hangar: Hangar) -> None:
+    hangar.host.files.write("/cred", b"one")
+    pilot = {"credential.path": "/cred", "credential.refresh_s": 1, "credential.env": "CRED"}
+    change = "touch ready; until grep -q two $CRED; do sleep 0.1; done"
+    order = hangar.order(change, is_account=True, pilot=pilot)
+    keeper.start(hangar.host, order)
+    hangar.wait_for("/home/pilot-1/ready")
+    hangar.host.files.write("/cred", b"two")
+    assert hangar.ended().ended["exit_code"] == 0
+    hangar.host.files.write("/cred", b"one")
+    ended = keep(hangar, f"rm {hangar.real('/cred')}; sleep 1.5", pilot={**pilot, "credential.path": "/cred"})
+    assert ended["credential"] == ""  # of one's own nothing is copied
+    hangar.host.files.write("/cred", b"one")
+    ended = keep(hangar, "sleep 1.5", is_account=True, pilot=pilot)
+    assert ended["exit_code"] == 0
 
 
 def test_news_that_nobody_takes_do_not_block_a_keeper(hangar: Hangar) -> None:

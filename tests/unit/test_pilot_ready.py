@@ -375,6 +375,18 @@ def test_a_chain_is_good_no_longer_than_any_of_it(pem: dict[str, bytes]) -> None
     assert said["until"] < time.time() < validity_of_chain(pem["good"])["until"]
 
 
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "it holds no certificate"),
+        (b"-----BEGIN CERTIFICATE-----", "it holds no private key"),
+        (b"-----BEGIN CERTIFICATE-----PRIVATE KEY-----", "it holds a certificate that can't be read"),
+    ],
+)
+def test_what_is_no_chain_has_a_cause(data: bytes, cause: str) -> None:
+    assert validity_of_chain(data) == {"cause": cause}
+
+
 class Said:
     """A channel of which only one word is heard."""
 
