@@ -11,7 +11,9 @@ A factory knows nothing of what is in a machine but what was put to its job outp
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 import time
 import uuid
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -278,6 +280,6 @@ def _wait_gone(vm: VM) -> None:
 
 def write(path: Path, text: str | bytes) -> None:
     """Write a file so that nobody reads half of it."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(text if isinstance(text, bytes) else text.encode())
-    new.rename(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as new:
+        new.write(text if isinstance(text, bytes) else text.encode())
+    os.rename(new.name, path)

@@ -111,6 +111,8 @@ class NamespaceVM:
             self.guest.put(f"etc/rc.d/init.d/{name}", (REPOSITORY / "init/sysv" / name).read_bytes(), 0o755)
         for name in ("shutdown", "poweroff", "halt"):
             self.guest.put(f"usr/sbin/{name}", _SHUTDOWN, 0o755)
+        for name in ("passwd", "group"):  # no account of ours: that is the agent's to make
+            self.guest.put(f"etc/{name}", Path("/etc", name).read_bytes())
         self.guest.put("sys/class/dmi/id/product_uuid", machine.uuid + "\n")
         home = self.guest.root / "var/lib/contextuser"
         home.parent.mkdir(parents=True)
@@ -151,10 +153,10 @@ class NamespaceVM:
         while not self._init:
             assert self._process
             assert self.is_running, self.console
-            # unshare, the first process there, the init
-            child = _child(_child(self._process.pid))
-            if "/sbin-init" in _words(Path(f"/proc/{child}")).split()[-1:]:
-                self._init = child
+            # unshare, the first process there, the init; what lost its parent there has the first one for it
+            for child in [child for first in _children(self._process.pid) for child in _children(first)]:
+                if _words(Path(f"/proc/{child}")) == "/bin/sh /sbin-init":
+                    self._init = child
             time.sleep(0.01)
         return self._init
 
@@ -221,12 +223,11 @@ class NamespaceVM:
             time.sleep(0.02)
 
 
-def _child(pid: int) -> int:
+def _children(pid: int) -> list[int]:
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(found[-1]) if found else 0
+        return []
 
 
 def _words(process: Path) -> str:

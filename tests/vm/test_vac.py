@@ -1,0 +1,79 @@
+"""A guest as a Vac factory's machine: booted, piloted and ended by the package in it, and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.tars import file, tgz
+from tests.vm.guest import Guest
+from tests.vm.systemd import SYSTEMD
+from tests.vm.sysv import SYSV
+from tests.vm.vac import live
+
+if TYPE_CHECKING:
+    from tests.vm.image import Kind
+    from tests.vm.vac import Life
+
+LOGS = "/var/log/contextagent"
+POLICY = {"preset": "vacuum", "pilot": {"heartbeat": {"seconds": 1}}}
+PILOT = """#!/bin/sh
+(setsid setsid sh -c 'trap "" TERM HUP; exec sleep 4711' &)
+echo "$MACHINEFEATURES $(cat $JOBFEATURES/job_id)" >/root/found
+sleep 5
+exec contextagent finish 300 "no more work"
+"""
+# Where the pilot is to be stopped before the site's stop scripts run, they see what is left of it
+STOP = b"""#!/bin/sh
+for each in /proc/[0-9]*; do echo $(tr '\\0' ' ' <$each/cmdline); done >/root/left 2>/dev/null
+"""
+
+
+def whole_life(kind: Kind, factory: pytest.TempPathFactory) -> tuple[Guest, Life]:
+    guest = Guest(factory.mktemp("vac-guest"), kind)
+    bundle = tgz(file("stop.d/10-left", STOP)).getvalue()
+    return guest, live(guest, factory.mktemp("factory"), PILOT, POLICY, bundle=bundle)
+
+
+def records(guest: Guest) -> list[dict[str, Any]]:
+    """Return the trace of the guest's only boot."""
+    traces = [name for name in guest.names(LOGS) if name.startswith("trace-")]
+    assert len(traces) == 1
+    return [json.loads(line) for line in guest.get(f"{LOGS}/{traces[0]}").splitlines()]
+
+
+def check(guest: Guest, life: Life) -> None:
+    """Check a life that the machine's pilot ended for want of work."""
+    console = life.boot.console
+    assert life.machine.output("shutdown_message") == "300 no more work", console
+    assert life.machine.destroyed is None
+    assert life.factory.is_backing_off
+    assert life.machine.output("vm-heartbeat") is not None
+    trace = records(guest)
+    receipt = json.loads(life.machine.output("receipt.json") or "{}")
+    assert receipt["boot"] == trace[0]["boot"]
+    kinds = [record["ev"] for record in trace]
+    assert (kinds.count("finish"), kinds.count("shutdown")) == (1, 1)
+    assert kinds.index("finish") < kinds.index("shutdown")
+    assert guest.get("/root/found") == f"/etc/machinefeatures {life.machine.uuid}\n"
+    left = guest.get("/root/left")
+    assert "run stop" in left
+    assert "sleep 4711" not in left
+    assert "LAB-RC" in console
+
+
+@pytest.mark.smoke
+def test_a_machine_under_systemd_lives_until_its_pilot_has_no_more_work_and_powers_itself_off(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    check(*whole_life(SYSTEMD, tmp_path_factory))
+
+
+def test_a_machine_under_sysvs_init_does_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
+    guest, life = whole_life(SYSV, tmp_path_factory)
+    check(guest, life)
+    assert "LAB-RUNLEVEL 0" in life.boot.console
+    assert "LAB-HALT" in life.boot.console
+    assert guest.names("/var/lock/subsys") == []
