@@ -274,3 +274,74 @@ def test_the_watch_runs_the_sites_own_command_in_the_place_of_init(guest: Guest)
     )
     assert (done.code, done.err) == (0, "")
     assert guest.text("run/called") == "ours\n"
+
+
+PILOT = """
+echo begun >log
+trap 'echo last words >>log; exit 0' TERM
+while test ! -e leave; do sleep 0.05; done
+echo left >>log
+exit 3
+"""
+
+
+def with_pilot(machine: Machine, disk: Path, puts: Puts, **more: object) -> None:
+    """Boot a machine whose pilot writes a log until it is told to end, or a file says that it may leave."""
+    machine.put("etc/contextagent/policy.yaml", "watch: {http: off}\n")
+    pilot = {
+        "framework": "command",
+        "command": ["/bin/sh", "-c", PILOT],
+        "workdir": "/pilot",
+        "outputs": ["*og"],
+        "result": {"exit_codes": {"3": 300}},
+        **more,
+    }
+    (disk / "site.json").write_text(json.dumps({"pilot": pilot}))
+    (disk / "context.sh").write_text(f"JOBOUTPUTS={puts.url()}\n")
+    assert machine.run(*BOOT, str(disk)).code == 0
+
+
+def test_a_pilots_end_is_told_by_its_code_with_all_that_it_wrote(machine: Machine, disk: Path) -> None:
+    with Puts() as puts:
+        with_pilot(machine, disk, puts)
+        with Watching(machine) as watching:
+            until((machine.root / "pilot/log").exists, "the pilot runs")
+            machine.put("pilot/leave", "")
+            until(lambda: messages(puts), "it is told")
+            until(lambda: "no machine is powered off" in watching.log, "the child has ended")
+        assert [message[:4] for message in messages(puts)] == [b"300 "]
+        assert puts.bodies()["/joboutputs/log"] == b"begun\nleft\n"
+        places = [each.path.rpartition("/")[2] for each in puts.taken]
+        assert places.index("log") < places.index("shutdown_message"), "who hears of the end finds the outputs there"
+        machine.run("run", "stop")
+        assert places.count("log") == 1
+        assert len(messages(puts)) == 1
+
+
+def test_a_stop_ends_the_pilot_and_then_hands_over_its_last_words(machine: Machine, disk: Path) -> None:
+    with Puts() as puts:
+        with_pilot(machine, disk, puts)
+        (disk / "epilog.sh").write_text("#!/bin/sh\n")
+        with Watching(machine) as watching:
+            until((machine.root / "pilot/log").exists, "the pilot runs")
+            watching.process.send_signal(signal.SIGTERM)
+            watching.process.wait()
+        assert not messages(puts), "a watch that ends does not end the machine"
+        assert machine.run("run", "stop").code == 0
+        assert puts.bodies()["/joboutputs/log"] == b"begun\nlast words\n"
+        assert messages(puts) == [b"100 shutdown as requested by the machine's host"]
+        kinds = [each["ev"] for each in machine.trace()]
+        assert kinds.index("finish") < kinds.index("shutdown")
+
+
+def test_a_pilot_that_finishes_its_machine_itself_is_stopped_with_it(machine: Machine, disk: Path) -> None:
+    with Puts() as puts:
+        with_pilot(machine, disk, puts)
+        with Watching(machine):
+            until((machine.root / "pilot/log").exists, "the pilot runs")
+            assert machine.run("finish", "300", "no more work").code == 0
+            until(lambda: messages(puts), "it is told at once")
+            assert puts.bodies()["/joboutputs/log"] == b"begun\n"
+        assert machine.run("run", "stop").code == 0
+        assert puts.bodies()["/joboutputs/log"] == b"begun\nlast words\n", "once more, since it was not over"
+        assert messages(puts) == [b"300 no more work"]
