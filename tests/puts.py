@@ -56,10 +56,7 @@ class Puts:
         self.most_waiting = 0
         self.waiting: list[socket.socket] = []
         self.statuses = statuses or {}
-        self._server = _Server(("127.0.0.1", 0), _handler(self), bind_and_activate=False)
-        self._server.daemon_threads = True
-        self._server.socket.close()
-        self._server.socket = listening() if listening else socket.create_server(("127.0.0.1", 0))
+        self._server = _Server(self, listening() if listening else socket.create_server(("127.0.0.1", 0)))
         self.host, self.port = self._server.socket.getsockname()[:2]
         self._scheme = "http"
         if certificate is not None:
@@ -96,53 +93,62 @@ class Puts:
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, puts: Puts, listening: socket.socket) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.puts = puts
+
     def handle_error(self, *_: object) -> None:
         """Say nothing: clients here break off on purpose."""
 
 
-def _handler(puts: Puts) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = _LONGEST_S
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _LONGEST_S
+    server: _Server
 
-        def do_PUT(self) -> None:  # the standard library's name
-            puts.asked += 1
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or "Transfer-Encoding" in self.headers:
-                self._answer(411)
-                return
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                self.close_connection = True
-                return
-            peer: Any = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
-            subject = ",".join(f"{key}={value}" for part in (peer or {}).get("subject", ()) for key, value in part)
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            puts.taken.append(Taken(self.path, headers, body, subject))
-            if self.path in puts.held:
-                there = [
-                    each for each in puts.waiting if not select.select([each], [], [], 0)[0]
-                ]  # the others are gone
-                puts.waiting.append(self.connection)
-                puts.most_waiting = max(puts.most_waiting, len(there) + 1)
-                select.select([self.connection], [], [], _LONGEST_S)  # until the client goes
-                puts.waiting.remove(self.connection)
-                self.close_connection = True
-                return
+    def do_PUT(self) -> None:
+        puts = self.server.puts
+        puts.asked += 1
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+            self._answer(411)
+            return
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self.close_connection = True
+            return
+        peer: Any = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        subject = ",".join(f"{key}={value}" for part in (peer or {}).get("subject", ()) for key, value in part)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        puts.taken.append(Taken(self.path, headers, body, subject))
+        if self.path in puts.held:
+            self._hold(puts)
+        else:
             self._answer(puts.status(self.path))
 
-        def do_GET(self) -> None:  # see above
-            puts.asked += 1
-            self._answer(405)
+    def do_GET(self) -> None:
+        self.server.puts.asked += 1
+        self._answer(405)
 
-        def _answer(self, status: int) -> None:
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", puts.url("/elsewhere"))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def _hold(self, puts: Puts) -> None:
+        """Answer nothing until the client goes."""
+        there = [each for each in puts.waiting if not select.select([each], [], [], 0)[0]]  # the others are gone
+        puts.waiting.append(self.connection)
+        puts.most_waiting = max(puts.most_waiting, len(there) + 1)
+        select.select([self.connection], [], [], _LONGEST_S)
+        puts.waiting.remove(self.connection)
+        self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", self.server.puts.url("/elsewhere"))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""

@@ -63,7 +63,8 @@ def no_proxy_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def put(host: Host, where: str | Outputs, body: bytes | str = b"300 no more work", **words: object) -> Problem | None:
     outputs = where if isinstance(where, Outputs) else Outputs(where=where)
-    return joboutputs.put(host, outputs, "shutdown_message", body, **{"total_s": 20.0, **words})  # type: ignore[arg-type]
+    given: Any = {"total_s": 20.0, **words}
+    return joboutputs.put(host, outputs, "shutdown_message", body, **given)
 
 
 def cause(problem: Problem | None) -> str:
@@ -74,7 +75,8 @@ def cause(problem: Problem | None) -> str:
 
 
 def children() -> set[str]:
-    return set(subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, check=False).stdout.split())  # type: ignore[arg-type]
+    listed = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, check=False, text=True)
+    return set(listed.stdout.split())
 
 
 @pytest.fixture(autouse=True)

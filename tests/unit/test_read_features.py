@@ -226,7 +226,7 @@ def test_a_child_that_was_taken_over_is_not_believed(said: bytes) -> None:
 def state(meta: Mapping[str, Any] | None = None, name: str = "vac-meta.json", **supplies: Mapping[str, str]) -> State:
     kept = (Kept(name=name, sha512="", size_bytes=0, content="context/kept-user/000", reason="meta-map"),)
     made: dict[Any, Supply | None] = {
-        owner: Supply(owner=owner, source="disk", variables=variables)  # type: ignore[arg-type]
+        owner: Supply(owner="site" if owner == "site" else "user", source="disk", variables=variables)
         for owner, variables in supplies.items()
     }
     if meta is not None:
