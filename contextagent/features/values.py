@@ -45,6 +45,7 @@ class Facts(Value):
         now: This moment; its two clocks differ by whole seconds, which are the same until one of them is set.
         first_s: When the instance was first seen, by `first_clock`.
         first_clock: `boot` where that was in this boot, else `wall`.
+        seen_s: When it was first seen in this boot, since boot.
     """
 
     cpus: int
@@ -54,6 +55,7 @@ class Facts(Value):
     now: Now
     first_s: float = 0.0
     first_clock: Clock = "boot"
+    seen_s: float = 0.0
 
     @property
     def boot_epoch_s(self) -> int:
@@ -237,7 +239,7 @@ def _counted(facts: Facts, voices: Voices, said: Mapping[str, str], problems: li
     if max_s is not None:
         yield End(by="policy", clock=facts.first_clock, at_s=facts.first_s + max_s)
         if facts.first_clock == "wall":  # a clock that was set back, or stands in 1970, makes no life longer
-            yield End(by="policy", clock="boot", at_s=float(max_s))
+            yield End(by="policy", clock="boot", at_s=facts.seen_s + max_s)
     yield from (end for end in (voices.notice, voices.drain) if end is not None)
 
 

@@ -59,6 +59,7 @@ def facts(host: Host, state: State, before: Live | None = None) -> Facts:
         now=now,
         first_s=state.first.get("boot_s" if is_first else "utc_s", now.boot_s),
         first_clock="boot" if is_first else "wall",
+        seen_s=state.first.get("seen_s", now.boot_s),
     )
 
 
@@ -110,13 +111,15 @@ def _drain(host: Host, instance_id: str) -> End | None:
 
 def first_seen(host: Host, state: State) -> Mapping[str, Any]:
     """Return when the instance was first seen: on both clocks, the wall's corrected as long as that boot lasts."""
-    boot_s, utc_s = host.boot_ns() / 1e9, host.utc_ns() / 1e9
-    first = state.first
+    boot_s, utc_s = round(host.boot_ns() / 1e9, 3), round(host.utc_ns() / 1e9, 3)
+    first = dict(state.first)
+    if first.get("seen_id") != state.boot_id:
+        first |= {"seen_id": state.boot_id, "seen_s": boot_s}
     if first.get("boot_id") == state.boot_id:
         return {**first, "utc_s": round(utc_s - boot_s + first["boot_s"], 3)}
     if first.get("utc_s", 0) >= _PLAUSIBLE_S:
         return first
-    return {"boot_id": state.boot_id, "boot_s": round(boot_s, 3), "utc_s": round(utc_s, 3)}
+    return {**first, "boot_id": state.boot_id, "boot_s": first["seen_s"], "utc_s": utc_s - boot_s + first["seen_s"]}
 
 
 def publish(
@@ -206,6 +209,10 @@ def _is_link(real: str) -> bool:
         return False
 
 
+def _is_folder(real: str) -> bool:
+    return os.path.isdir(real) and not os.path.islink(real)
+
+
 def _fill_both(host: Host, values: Mapping[str, str], known: Mapping[str, str], ours: Collection[str]) -> list[Problem]:
     """Make both folders hold the values, and nothing that was ours and is not said any more."""
     problems: list[Problem] = []
@@ -232,6 +239,8 @@ def _fill(
             _fill_new(host, folder, values)
         return [_mended(folder)] if written else []
     if not stat_bits.S_ISDIR(found.st_mode):
+        if not values:
+            return []
         host.files.remove(folder)  # a link is not followed, and what it leads to stays
         _fill_new(host, folder, values)
         return [_mended(folder)]
@@ -263,7 +272,9 @@ def _put(host: Host, path: str, text: str) -> None:
     try:
         host.files.write(path, data, mode=_MODE)
     except CannotWriteError:
-        host.files.remove(path)  # such as a folder in its place
+        if not _is_folder(host.files.real(path)):
+            raise
+        host.files.remove(path)
         host.files.write(path, data, mode=_MODE)
 
 
@@ -292,6 +303,8 @@ def _settle(host: Host, path: str, text: str) -> list[Problem]:
                 host.files.remove(path)
         elif not _holds(host, host.files.real(path), text):
             _make_parent(host, path)
+            if _is_folder(host.files.real(path)):
+                host.files.remove(path)
             try:
                 _write_new(host.files.real(aside), text)
                 os.rename(host.files.real(aside), host.files.real(path))
