@@ -17,6 +17,7 @@ from contextagent.pilots.conditions import Standing
 from contextagent.pilots.frameworks import FRAMEWORKS, code_of, features_form, launch, problems
 from contextagent.pilots.parts import Option, has_option, has_pattern
 from contextagent.policy import schema
+from contextagent.policy.settings import Layer, load_material, merge
 
 QUEUE = Option(short="-q", long="--queue")
 OTHERS = [name for name, framework in FRAMEWORKS.items() if framework is None]
@@ -388,3 +389,12 @@ def test_the_reference_page_has_every_refusal() -> None:
     )
     reasons = {problem.reason for problem in conditions._refusals(never)}
     assert {line.split("`")[1] for line in page_lines("refusals")} == reasons
+
+
+@pytest.mark.parametrize("framework", ["dirac", "panda"])
+def test_the_example_of_a_framework_starts_its_pilot(framework: str) -> None:
+    path = Path(__file__).parents[2] / "examples" / f"{framework}-pilot" / "site.yaml"
+    settings = merge(Layer(voice="image"), load_material("site", str(path), path.read_bytes()))
+    assert settings.warnings == ()
+    assert settings["pilot.framework"] == framework
+    assert launch(framework, setting(pilot=settings.section("pilot"))).argv[0] == "/usr/bin/python3"
