@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.certificates import Authority, Certificate
 
 _LONGEST_S = 30
+_TICK_S = 0.01
 
 
 class Taken(NamedTuple):
@@ -69,7 +70,7 @@ class Puts:
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(_TICK_S,), daemon=True).start()
 
     def url(self, path: str = "/joboutputs", host: str = "") -> str:
         """Return a URL here; without a host by the address."""
