@@ -5,10 +5,12 @@ One request is one JSON object, `ask` with its own words beside it: `{"ask": "fi
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from contextagent import jsontext
 from contextagent.errors import CannotWriteError
+from contextagent.host.files import NEW, random_name
 from contextagent.model import Problem, Value
 
 TYPE_CHECKING = False
@@ -26,7 +28,7 @@ FOLDER = "finish"
 MODE = 0o730
 WATCH_PID = "watch.pid"
 """The watch's process id, below `Host.run_folder` as well."""
-_MAX_PID_BYTES = 32
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAX_BYTES = 4096
 _MOST = 64
 """How many are taken at a time: whoever floods the folder only waits for longer."""
@@ -78,17 +80,61 @@ def ask(host: Host, kind: str, **words: object) -> None:
     dropbox.drop(host.files, folder(host), jsontext.dumps({"ask": kind, **words}).encode() + b"\n")
 
 
+class Mark:
+    """The watch's sign that it is there: a file with its process id, and a lock on that file.
+
+    By the lock it is known: a pilot has process ids of its own, where another process has the watch's number.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._path = f"{host.run_folder}/{WATCH_PID}"
+        self._fd = -1
+
+    def put(self) -> None:
+        """Put it there, unless it is already; it is locked before it has its name.
+
+        Raises:
+            CannotWriteError: It can't be written.
+        """
+        if self._fd >= 0:
+            return
+        new = f"{self._host.run_folder}/{random_name(NEW)}"
+        self._fd = self._host.files.open_new(new)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            os.fchmod(self._fd, 0o644)
+            os.write(self._fd, f"{os.getpid()}\n".encode())
+            self._host.files.rename(new, self._path)
+        except OSError as error:
+            message = f"cannot write '{self._path}': {error.strerror or error}"
+            raise CannotWriteError(message) from error
+
+    def remove(self) -> None:
+        """Take it away."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        try:
+            self._host.files.remove(self._path)
+        except CannotWriteError:
+            return  # nobody holds it any more, which tells as well
+
+
 def is_watched(host: Host) -> bool:
-    """Return whether a watch runs on this machine: it says its process id in a file."""
+    """Return whether a watch runs on this machine; every account may know."""
     try:
-        pid = int(host.files.read(f"{host.run_folder}/{WATCH_PID}", max_bytes=_MAX_PID_BYTES))
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"watch" in file.read(MAX_BYTES).split(b"\0")
-    except PermissionError:
-        return True  # it is another account's, maybe not even to be looked at (a /proc with hidepid): root's watch
-    except (OSError, ValueError, OverflowError):
+        fd = os.open(host.files.real(f"{host.run_folder}/{WATCH_PID}"), _READ)
+    except OSError:
         return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def waiting(host: Host, settings: Settings) -> list[tuple[Dropped, Wish | str]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from contextagent.errors import CannotWriteError, ContextAgentError, InvalidInputError, TryLaterError
+from contextagent.errors import ContextAgentError, InvalidInputError, TryLaterError
 from contextagent.policy.settings import hear, load_image_policy
+from contextagent.runner import wishes
 from contextagent.runner.live import load_live
 from contextagent.runner.state import State, load
-from contextagent.runner.wishes import WATCH_PID
 from contextagent.watch.loop import Loop, Signals, begin_parts
 from contextagent.watch.room import Watch
 
@@ -36,14 +34,15 @@ def keep_watch(host: Host, policy: str | None = None) -> None:
         CannotWriteError: The folder for the state of this boot can't be written.
     """
     lock = _lock(host)
+    mark = wishes.Mark(host)
     signals = Signals()
     try:
         watch = _watch(host, policy)
-        while watch is not None and Loop(watch, begin_parts(watch), signals).run(lambda: _tell(host)) == "again":
+        while watch is not None and Loop(watch, begin_parts(watch), signals).run(mark.put) == "again":
             watch = _again(watch, policy)
     finally:
         signals.close()
-        _forget(host)
+        mark.remove()
         lock.release()
 
 
@@ -53,22 +52,6 @@ def _lock(host: Host) -> Lock:
     except TryLaterError as error:
         message = f"cannot run 'watch': another one is watching this machine ('{host.run_folder}/{LOCK}')"
         raise TryLaterError(message) from error
-
-
-def _tell(host: Host) -> None:
-    """Say who watches, now that features are served and requests are taken.
-
-    Raises:
-        CannotWriteError: It can't be said.
-    """
-    host.files.write(f"{host.run_folder}/{WATCH_PID}", f"{os.getpid()}\n".encode(), mode=0o644)
-
-
-def _forget(host: Host) -> None:
-    try:
-        host.files.remove(f"{host.run_folder}/{WATCH_PID}")
-    except CannotWriteError:
-        return  # the lock tells as well
 
 
 def gather(host: Host, policy: str | None, live: Live) -> Watch:

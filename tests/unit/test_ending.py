@@ -22,6 +22,7 @@ from contextagent.runner.handover import hand_over
 from contextagent.runner.journal import LOGS, receipt_path
 from contextagent.runner.live import Live, load_live, store_live
 from contextagent.runner.state import State
+from tests.machine import REPOSITORY
 from tests.puts import Puts
 
 if TYPE_CHECKING:
@@ -480,20 +481,47 @@ def test_a_folder_that_cannot_be_made_is_said(host: Host) -> None:
     assert reasons(wishes.open_folder(host, STANDARD)) == ["cannot-write"]
 
 
-def test_a_watch_is_known_by_its_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not wishes.is_watched(host)
-    path = f"{host.run_folder}/{wishes.WATCH_PID}"
+def test_a_watch_is_known_by_what_it_holds_and_not_by_a_number(host: Host) -> None:
     host.files.make_folder(host.run_folder)
-    for text, words in (("nonsense", []), (str(1 << 70), []), (None, ["other"]), (None, ["watch"])):
-        child = subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE)
-        host.files.write(path, (text or f"{child.pid}\n").encode())
-        assert wishes.is_watched(host) == (words == ["watch"])
-        child.communicate(b"\n")
+    path = f"{host.run_folder}/{wishes.WATCH_PID}"
+    assert not wishes.is_watched(host)
+    host.files.write(path, f"{os.getpid()}\n".encode(), mode=0o644)
+    assert not wishes.is_watched(host), "one that was killed"
+    mark = wishes.Mark(host)
+    for _ in range(2):
+        mark.put()
+        assert wishes.is_watched(host)
+    assert host.files.read(path, max_bytes=100) == f"{os.getpid()}\n".encode()
+    assert os.stat(host.files.real(path)).st_mode & 0o777 == 0o644
+    for _ in range(2):
+        mark.remove()
         assert not wishes.is_watched(host)
+        assert not host.files.exists(path)
 
-    def refuse(_pid: int, _signal: int) -> None:
-        raise PermissionError
 
-    monkeypatch.setattr(os, "kill", refuse)
-    host.files.write(path, b"1\n")
-    assert wishes.is_watched(host), "another account's"
+def test_a_mark_that_cannot_be_put_is_an_error_and_one_that_cannot_be_removed_is_none(host: Host) -> None:
+    path = f"{host.run_folder}/{wishes.WATCH_PID}"
+    host.files.make_folder(f"{path}/full")
+    mark = wishes.Mark(host)
+    with pytest.raises(CannotWriteError, match=r"cannot write '/run/contextagent/watch\.pid'"):
+        mark.put()
+    mark.remove()
+    host.files.remove(path)
+    mark.put()
+    host.files.remove(host.run_folder)
+    host.files.write(host.run_folder, b"")
+    mark.remove()
+    assert not wishes.is_watched(host)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
+def test_a_watch_is_seen_from_where_process_ids_are_others(host: Host) -> None:
+    host.files.make_folder(host.run_folder, 0o755)
+    mark = wishes.Mark(host)
+    mark.put()
+    code = "import sys; from contextagent.host import Host; from contextagent.runner import wishes"
+    code += "; print(wishes.is_watched(Host(sys.argv[1])))"
+    words = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, host.root]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    mark.remove()
+    assert done.stdout == "True\n"
