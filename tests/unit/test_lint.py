@@ -68,6 +68,7 @@ def _script(
         "site-and-user-disk",
         "site-and-user-disk/site",
         "opennebula-context",
+        "pilot",
         "metadata-service/site",
         "metadata-service/user-data",
         "user-data/script.sh",
