@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MACHINE, JOB, OUTPUTS = "etc/machinefeatures", "etc/jobfeatures", "etc/joboutputs"
 MESSAGE = f"{OUTPUTS}/shutdown_message"
+PATIENCE_S = 30
 
 
 def free_port() -> int:
@@ -41,7 +42,7 @@ def features(machine: Machine) -> dict[str, str]:
 
 def until(is_so: Callable[[], object], why: str = "") -> Any:
     """Return what a condition gives as soon as it holds."""
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + PATIENCE_S
     while not (found := is_so()):
         assert time.monotonic() < end, why or "it never came"
         time.sleep(0.02)
@@ -74,6 +75,9 @@ class Living:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        pid = self.machine.root / "run/contextagent/watch.pid"
+        own = f"{self.process.pid}\n"
+        until(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text() == own), "it never began")
 
     def __enter__(self) -> Self:
         return self
