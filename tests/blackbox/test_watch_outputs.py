@@ -78,6 +78,19 @@ def test_there_are_never_two_beats_on_the_way(machine: Machine, disk: Path, puts
     assert puts.most_waiting == 1
 
 
+def test_a_beat_dies_with_a_watch_that_is_killed(machine: Machine, disk: Path, puts: Puts) -> None:
+    policy(machine, seconds=60)
+    boot(machine, disk, f"JOBOUTPUTS={puts.url()}\n")
+    puts.held.add(HEARTBEAT)
+    with Watching(machine) as watching:
+        until(lambda: puts.waiting, "a beat is on its way")
+        watching.process.kill()
+        until(lambda: not puts.waiting, "it is given up")
+    puts.held.clear()
+    with Watching(machine):
+        until(lambda: len(beats(puts)) > 1, "the next watch beats at once")
+
+
 def test_without_a_url_the_heartbeat_goes_into_the_folder(machine: Machine, disk: Path) -> None:
     policy(machine, seconds=1)
     boot(machine, disk, "TTL=24\n")

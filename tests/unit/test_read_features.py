@@ -9,9 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contextagent import jsontext
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE, value_problem
 from contextagent.host import Host
 from contextagent.model import Kept, Supply
 from contextagent.runner.state import State, instance_folder
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_KEYS = st.sampled_from(features.keys())
 INSTANCE = "i-1"
 SHORT_S = 1.5
 VALUES = {
@@ -221,6 +224,23 @@ def test_a_child_that_was_taken_over_is_not_believed(said: bytes) -> None:
     read = reading._judged(said, "it took too long")
     reading.close()
     assert set(read.values) <= {"machine/hs06"}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.sampled_from(features.keys()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | _KEYS, inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["values", "causes", "else"]), _JSON) | _JSON)
+def test_whatever_a_child_says_only_what_a_key_can_have_counts(said: object) -> None:
+    reading = features.Reading(None, Urls(machine="http://127.0.0.1/m"), {"machine/hs06": "7"})
+    read = reading._judged(jsontext.dumps(said).encode(), "it took too long")
+    reading.close()
+    assert all(key.startswith("machine/") and not value_problem(key, text) for key, text in read.values.items())
+    assert {"machine/shutdown_command", "machine/syslog"}.isdisjoint(read.values)
+    assert all(problem.message.isascii() and "\n" not in problem.message for problem in read.problems)
 
 
 def state(meta: Mapping[str, Any] | None = None, name: str = "vac-meta.json", **supplies: Mapping[str, str]) -> State:
