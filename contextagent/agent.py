@@ -290,10 +290,10 @@ def _is_published(host: Host, known: State, settings: Settings, mark: str) -> bo
 
     Its only use is that most boots do not pay twice for the same.
     """
-    since_s = host.utc_ns() / 1e9 - host.boot_ns() / 1e9
+    epoch_s = host.utc_ns() / 1e9 - host.boot_ns() / 1e9
     return (
         known.published.get("mark") == mark
-        and abs(int(since_s) - known.published["boot_epoch_s"]) < _SLACK_S
+        and abs(epoch_s - known.published["boot_epoch_s"]) < _SLACK_S
         and not host.is_caller
         and not (known.supplies.get("user") and settings["user.profile"] == "root")
         and host.files.exists(f"{host.run_folder}/live.json")

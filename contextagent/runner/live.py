@@ -76,9 +76,8 @@ def clocks(host: Host, live: Live | None) -> Now:
     A clock that is kept is moved by less than this slack, all the time, and the values are not to follow it.
     """
     boot_s = host.boot_ns() / 1e9
-    boot_epoch_s = int(host.utc_ns() / 1e9 - boot_s)
-    if live and abs(boot_epoch_s - live.boot_epoch_s) < _SLACK_S:
-        boot_epoch_s = live.boot_epoch_s
+    epoch_s = host.utc_ns() / 1e9 - boot_s
+    boot_epoch_s = live.boot_epoch_s if live and abs(epoch_s - live.boot_epoch_s) < _SLACK_S else int(epoch_s)
     return Now(utc_s=boot_epoch_s + boot_s, boot_s=boot_s)
 
 

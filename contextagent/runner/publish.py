@@ -198,8 +198,8 @@ def _make_outputs(host: Host, account: Account | None) -> list[Problem]:
 
 
 def _failed(what: str, error: Exception) -> Problem:
-    cause = f"cannot write '{what}': {error.strerror}" if isinstance(error, OSError) else str(error)
-    return Problem(reason="cannot-write", message=f"{cause}, going on without that feature")
+    cause = error.strerror if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+    return Problem(reason="cannot-write", message=f"cannot write '{what}': {cause}, going on without that feature")
 
 
 def _is_link(real: str) -> bool:
