@@ -19,6 +19,8 @@ from contextagent.model import Kept, Supply
 from contextagent.runner.state import State, instance_folder
 from contextagent.sources import features
 from contextagent.sources.features import Read, Urls, read_features, start_reading, urls
+from tests.certificates import Authority
+from tests.puts import Puts
 from tests.servers import CLOSE, HANG, RESET, Drip, Server, answer, chunked, head
 
 if TYPE_CHECKING:
@@ -81,6 +83,21 @@ def test_a_name_and_a_server_that_keeps_no_connection_are_read_as_well(host: Hos
         assert read_features(host, of(server)).values == READ
     with served() as server:
         assert read_features(host, of(server, "localhost")).values == READ
+
+
+def test_over_tls_the_authorities_of_the_grid_count(host: Host, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    with Puts(certificate=authority.issue("localhost")) as server:
+        there = Urls(machine=server.url("/m", host="localhost"), is_sites=True)
+        (problem,) = read_features(host, there).problems
+        assert "its certificate is refused" in problem.message
+        assert server.asked == 0
+        folder = tmp_path / "etc/grid-security/certificates"
+        folder.mkdir(parents=True)
+        (folder / f"{authority.hash()}.0").write_bytes(authority.cert.read_bytes())
+        (problem,) = read_features(host, there).problems
+        assert problem.message.endswith("its status is 405, going on without it")
+        assert server.asked == len([key for key in (*FEATURES, *OLDER, *OLDER_ALONE) if key.startswith("machine/")]) + 1
 
 
 @pytest.mark.parametrize(
