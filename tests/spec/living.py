@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tests.machine import AGENT, TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.machine import Machine
 
@@ -75,9 +75,7 @@ class Living:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        pid = self.machine.root / "run/contextagent/watch.pid"
-        own = f"{self.process.pid}\n"
-        until(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text() == own), "it never began")
+        until(lambda: self.process.poll() is not None or _is_ready(self.process.pid), "it never began")
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +120,16 @@ class Living:
 
         answer: Answer = until(asked, "it does not listen")
         return answer
+
+
+def _is_ready(pid: int) -> bool:
+    """Return whether a process takes SIGTERM by itself, as the kernel tells."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def policy(machine: Machine, text: str = "", *, is_served: bool = True) -> int:
