@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contextagent import __version__
-from tests.bench import bundle, collector, lab, live, storm, suites
+from tests.bench import bundle, collector, lab, live, storm, suites, watch
 from tests.machine import REPOSITORY, run
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[int], Report]] = {
     "bundle": bundle.bundle,
     "storm": storm.storm,
     "verify": collector.collector,
+    "watch": watch.watch,
     "live": live.live,
 }
 
