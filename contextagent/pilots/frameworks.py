@@ -62,7 +62,7 @@ def launch(name: str, setting: Setting) -> Launch:
     added = [word for option, words in framework.adds(setting) if not has_option(args, option) for word in words]
     own = pilot.get("env") or {}
     return Launch(
-        argv=(*program(pilot, framework.program), *args, *added),
+        argv=(*program(pilot.get("command"), framework.program, is_followed=bool(args or added)), *args, *added),
         environment={key: text for key, text in framework.variables(setting).items() if key not in own},
         files={key: text.encode() for key, text in (pilot.get("files") or {}).items()},
     )
@@ -110,7 +110,8 @@ def _problems(name: str, pilot: Mapping[str, Any]) -> Iterator[Problem]:
     if not command and not framework.program:
         message = f"cannot start the pilot: 'pilot.command' is missing, which framework '{name}' needs"
         yield Problem(reason="pilot-incomplete", message=message)
-    if isinstance(command, str) and is_line(command) and (args or framework.program):
+    is_followed = bool(args or framework.program)
+    if isinstance(command, str) and is_followed and is_line(command, is_followed=True):
         cause = "can't be given to a line of the shell; write 'pilot.command' as a list"
         yield Problem(reason="pilot-incomplete", message=f"cannot start the pilot: 'pilot.args' {cause}")
     for option in framework.needs:

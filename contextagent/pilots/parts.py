@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PYTHON = ("/usr/bin/env", "python3")
 """How a program whose name ends in .py is started: not by its first line, which may name a `python` that is gone."""
 SHELL = ("/bin/sh", "-c")
-_SHELL_CHARACTERS = frozenset(" \t\n\"'\\$`|&;<>()*?[]{}!#~=")
+_SHELL_CHARACTERS = frozenset("\n\"'\\$`|&;<>()*?[]{}!#~")
 _SHORTEST = len("--x")
 
 
@@ -68,24 +68,24 @@ def has_option(args: Sequence[str], option: Option) -> bool:
     return False
 
 
-def program(pilot: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
+def program(command: Any, default: tuple[str, ...] = (), *, is_followed: bool = False) -> tuple[str, ...]:  # noqa: ANN401  # a text or a list
     """Return what is started, before any arguments; empty where nothing says so.
 
-    A list is program and arguments, a single word a program; any other text is a line for the shell.
+    A list is program and arguments, a single word a program; any other text is a line for the shell, unless it is of
+    plain words and arguments follow it.
     """
-    command = pilot.get("command") or default
-    if not isinstance(command, str):
-        words = tuple(command)
-    elif is_line(command):
+    command = command or default
+    if isinstance(command, str) and is_line(command, is_followed=is_followed):
         return (*SHELL, command)
-    else:
-        words = (command,)
-    return (*PYTHON, *words) if words[0].endswith(".py") else words
+    words = tuple(command.split() if isinstance(command, str) else command)
+    return (*PYTHON, *words) if words and words[0].endswith(".py") else words
 
 
-def is_line(command: str) -> bool:
-    """Return whether a command is a line for the shell, rather than the name of a program."""
-    return any(character in _SHELL_CHARACTERS for character in command)
+def is_line(command: str, *, is_followed: bool = False) -> bool:
+    """Return whether a command is a line for the shell, to which nothing can be added."""
+    words = command.split()
+    is_shells = any(character in _SHELL_CHARACTERS for character in command) or words[:1] == ["exec"]
+    return is_shells or (len(words) > 1 and not is_followed)
 
 
 def has_pattern(line: bytes, pattern: str) -> bool:

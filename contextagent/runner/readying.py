@@ -12,7 +12,7 @@ from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.payloads.environment import base_environment
 from contextagent.pilots import Launch, Setting
 from contextagent.pilots.frameworks import launch
-from contextagent.pilots.parts import is_line
+from contextagent.pilots.parts import program
 from contextagent.runner import credential
 from contextagent.runner.script import interpreter
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from contextagent.runner.credential import Credential
     from contextagent.runner.keeper import Order
 
-SHELL = ("/bin/sh", "-c")
 _FOLDERS = (("ca_dir", "ca-dir", "X509_CERT_DIR"), ("voms_dir", "voms-dir", "X509_VOMS_DIR"))
 _MAX_SCRIPT_BYTES = 64 << 20
 _VOMSES = ("vomses", "vomses", "X509_VOMSES")
@@ -238,13 +237,8 @@ class Ready:
         return path
 
     def _stop_command(self) -> tuple[str, ...]:
-        command = self._order.pilot.get("stop.command")
-        if not command:
-            return ()
-        if isinstance(command, str) and is_line(command):
-            return (*SHELL, command)
-        words = (command,) if isinstance(command, str) else tuple(command)
-        return (self._program(words[0]), *words[1:])
+        words = program(self._order.pilot.get("stop.command"))
+        return (self._program(words[0]), *words[1:]) if words else ()
 
 
 def ready(host: Host, order: Order, account: Account | None) -> Ready:

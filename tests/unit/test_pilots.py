@@ -75,6 +75,10 @@ def test_each_framework_is_told_the_features_in_a_form_that_it_reads() -> None:
     [
         ("/opt/pilot", ("/opt/pilot",)),
         ("/opt/pilot.py", ("/usr/bin/env", "python3", "/opt/pilot.py")),
+        ("exit 3", ("/bin/sh", "-c", "exit 3")),
+        ("exec ./pilot -x", ("/bin/sh", "-c", "exec ./pilot -x")),
+        ('./pilot "a b"', ("/bin/sh", "-c", './pilot "a b"')),
+        ("./first\n./second", ("/bin/sh", "-c", "./first\n./second")),
         ("cd /opt && ./pilot", ("/bin/sh", "-c", "cd /opt && ./pilot")),
         ("./pilot >log 2>&1", ("/bin/sh", "-c", "./pilot >log 2>&1")),
         (("/opt/my pilot", "-x"), ("/opt/my pilot", "-x")),
@@ -86,6 +90,12 @@ def test_a_word_is_a_program_a_list_its_arguments_too_and_anything_else_a_line_o
     assert started("command", command=command).argv == argv
 
 
+def test_arguments_follow_a_text_of_plain_words() -> None:
+    assert started("command", "-y", command="/opt/pilot -x").argv == ("/opt/pilot", "-x", "-y")
+    made = started("panda", "-q", "CLOUD", command="python3 /opt/pilot.py")
+    assert made.argv[:4] == ("python3", "/opt/pilot.py", "-q", "CLOUD")
+
+
 def test_arguments_follow_a_program_and_its_own() -> None:
     assert started("command", "$HOME", "b c", command=("/opt/pilot", "-x")).argv == ("/opt/pilot", "-x", "$HOME", "b c")
 
@@ -94,7 +104,7 @@ def test_arguments_follow_a_program_and_its_own() -> None:
     ("framework", "pilot", "key"),
     [
         ("command", {}, "'pilot.command' is missing"),
-        ("command", {"command": "./pilot -x", "args": ("-y",)}, "'pilot.args' can't be given to a line"),
+        ("command", {"command": "./pilot $X", "args": ("-y",)}, "'pilot.args' can't be given to a line"),
         ("dirac", {"command": "cd /opt; ./dirac-pilot.py"}, "'pilot.args' can't be given to a line"),
         ("panda", {"args": ("-j", "managed")}, "'pilot.args' has no -q (the queue's name)"),
     ],

@@ -354,7 +354,7 @@ def test_only_the_image_speaks_where_only_the_image_may(image: Layer, site: Laye
             "s:1: cannot start the pilot: 'pilot.args' has no -q (the queue's",
         ),
         (
-            "pilot: {framework: dirac, command: cd x}",
+            "pilot: {framework: dirac, command: x; y}",
             "s:1: cannot start the pilot: 'pilot.args' can't be given to a line",
         ),
     ],
