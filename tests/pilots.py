@@ -57,7 +57,7 @@ class Hangar:
 
     def order(self, command: str = "exit 0", *, number: int = 1, is_account: bool = False, **changes: Any) -> Order:
         """Return the order for a pilot that is a line of the shell; `pilot` are settings beside the defaults."""
-        pilot = {**DEFAULTS, "command": command, "stop.timeout_s": 20, **changes.pop("pilot", {})}
+        pilot = {**DEFAULTS, "command": ["/bin/sh", "-c", command], "stop.timeout_s": 20, **changes.pop("pilot", {})}
         pilot["env"] = {MARK: self.mark, **(pilot["env"] or {})}
         order = Order(
             number=number,

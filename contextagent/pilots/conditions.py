@@ -69,8 +69,6 @@ def refusal(standing: Standing) -> Problem | None:
 
 
 def _refusals(now: Standing) -> Iterable[Problem]:
-    if now.is_finished:
-        yield _no("finished", "this machine has been finished")
     yield from _said_by_site(now)
     if not is_trace_enough(now.required, now.delivered):
         cause = f"the trace is to be '{now.required}' ('pilot.require_trace'), and is '{now.delivered}'"
@@ -81,6 +79,8 @@ def _refusals(now: Standing) -> Iterable[Problem]:
         yield from _too_late(now, now.remaining_s)
     if now.account:
         yield _no("no-account", now.account)
+    if now.is_finished:  # last, since the machine may be finished because of one of the others
+        yield _no("finished", "this machine has been finished")
 
 
 def _said_by_site(now: Standing) -> Iterable[Problem]:

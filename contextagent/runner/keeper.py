@@ -30,6 +30,11 @@ STOP, KILL = b"stop", b"kill"
 MARGIN_S = 25.0
 """What it may take, beside the time that a pilot has to end, until its whole tree is dead and its keeper has gone."""
 COURSE = "course.json"
+TRACED: Mapping[str, str] = {
+    "exit_code": "exit",
+    **{name: name for name in ("signal", "wall_s", "out_bytes", "out_sha512")},
+}
+"""What a keeper says of an end to the key under which the trace has it."""
 _MAX_BYTES = 1 << 20
 _STEP_S = 0.02
 _MAX_LOG_BYTES, _TAIL_BYTES = 4 << 20, 1 << 16

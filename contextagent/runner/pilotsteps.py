@@ -11,16 +11,19 @@ import stat
 from contextagent.errors import CannotWriteError
 from contextagent.model import Problem
 from contextagent.pilots.steps import EPILOG, IF_LEFT, account_of, summary
-from contextagent.runner import keeper
+from contextagent.runner import keeper, wishes
 from contextagent.runner.live import Live, load_live, store_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from contextagent.host import Host
     from contextagent.model import Step
     from contextagent.policy.settings import Settings
     from contextagent.runner.folders import Folders
     from contextagent.runner.journal import Journal
+    from contextagent.runner.keeper import Kept
 
 MARK = "wanted"
 """A file in the folder of the pilots, whose coming wakes a watch that is there already."""
@@ -85,6 +88,9 @@ def stop(host: Host, journal: Journal) -> tuple[Problem, ...]:
     framework = str((live.pilot or {}).get("framework", "command")) if live else "command"
     journal.record("pilot", framework=framework, state="stopping", reason="stop", pid=alive[0].pid)
     rest = keeper.stop_all(host, why="stop")
+    if not wishes.is_watched(host):  # who else tells how they ended
+        for each in alive:
+            _record_end(host, journal, framework, each)
     if live and not rest:
         ended = summary(live.pilot, framework, "ended", reason="stop", pid=None)
         store_live(host, (load_live(host) or live).replace(pilot=ended))
@@ -92,3 +98,11 @@ def stop(host: Host, journal: Journal) -> tuple[Problem, ...]:
         Problem(reason="pilot-lives", message=f"cannot stop pilot {each.number}: it can't be killed, going on")
         for each in rest
     )
+
+
+def _record_end(host: Host, journal: Journal, framework: str, before: Kept) -> None:
+    """Put one pilot's end into the trace."""
+    said = keeper.look_at(host, before.number).ended
+    facts: dict[str, Any] = {name: said[key] for key, name in keeper.TRACED.items() if key in said}
+    facts.update(framework=framework, state="ended", reason="stop", pid=before.pid, number=before.number)
+    journal.record("pilot", **facts)

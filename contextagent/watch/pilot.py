@@ -127,14 +127,14 @@ class Pilots:
         self._listen(slot.number)
         self._pids[slot.number] = found.pid
         self._states[slot.number] = "waiting" if found.state == "starting" else found.state
-        if found.started and not slot.is_told:
-            self._record("running", "", found, slot, argv0=str(found.started.get("program", "")))
-            slot = slot.replace(is_told=True, reason="", message="")
-            self._slots[slot.number] = slot
+        self._tell_start(slot, found)
         left = lifetime(self._watch.live.ends, now)
         if left is None or found.state == "stopping":
             return None
-        stop_s = now.boot_s + min(end.left_s(now) for end in self._watch.live.ends) - self._stop_s()
+        first = min(self._watch.live.ends, key=lambda end: end.left_s(now))
+        stop_s = now.boot_s + first.left_s(now) - self._stop_s()
+        if now.boot_s >= stop_s and first.clock == "wall" and not self._watch.is_clock_steady(now):
+            return None  # somebody may have set the clock for a moment; the next tick knows better
         if now.boot_s >= stop_s and keeper.ask_stop(self._watch.host, slot.number, why="lifetime"):
             self._watch.say(
                 f"stopping pilot {slot.number}: this machine ends in {left.remaining_s} s ({left.bound_by})"
@@ -143,11 +143,18 @@ class Pilots:
             return now.boot_s + _SOON_S
         return max(stop_s, now.boot_s + _SOON_S)
 
+    def _tell_start(self, slot: Slot, found: Kept) -> None:
+        """Put its start into the trace, once."""
+        if found.started and not slot.is_told:
+            self._record("running", "", found, slot, argv0=str(found.started.get("program", "")))
+            self._slots[slot.number] = slot.replace(is_told=True, reason="", message="")
+
     def _hear_end(self, slot: Slot, found: Kept, now: Now) -> Slot:
         """Take in that a keeper has gone, and what it said."""
         self._deafen(slot.number)
         self._going.discard(slot.number)
         self._pids.pop(slot.number, None)
+        self._tell_start(slot, found)
         said = found.ended
         reason = str(said.get("reason", "lost"))
         if said and reason not in ENDINGS:
@@ -160,9 +167,7 @@ class Pilots:
         slot = slot.replace(reason=why, message=str(said.get("detail") or text))
         self._slots[slot.number] = slot
         self._states[slot.number] = "ended" if slot.is_over else "waiting"
-        facts = {key: said[key] for key in ("exit_code", "signal", "wall_s", "out_bytes", "out_sha512") if key in said}
-        if "exit_code" in facts:
-            facts["exit"] = facts.pop("exit_code")
+        facts = {name: said[key] for key, name in keeper.TRACED.items() if key in said}
         self._record("ended", why, found, slot, **facts)
         self._watch.say(f"pilot {slot.number} has ended: {text} ({code})")
         return slot

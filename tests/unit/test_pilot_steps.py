@@ -175,8 +175,9 @@ def test_a_stop_ends_the_pilot_before_anything_else(hangar: Hangar, tmp_path: Pa
     work, stand = stop(hangar, tmp_path)
     assert hangar.ended().ended["stopped"] == "stop"
     assert (work.problems, [each["state"] for each in work.reports]) == ([], ["ok"])
-    assert [(each["state"], each["reason"]) for each in stand.events("pilot")] == [("stopping", "stop")]
-    assert [each["ev"] for each in stand.events("pilot", "start")] == ["pilot", "start"]
+    told = [(each["state"], each["reason"], each.get("exit")) for each in stand.events("pilot")]
+    assert told == [("stopping", "stop", None), ("ended", "stop", 3)]
+    assert [each["ev"] for each in stand.events("pilot", "start")] == ["pilot", "pilot", "start"]
     stand.journal.close()
 
 
