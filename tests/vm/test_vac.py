@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from tests.vm.vac import Life
 
 LOGS = "/var/log/contextagent"
-POLICY = {"preset": "vacuum", "pilot": {"heartbeat": {"seconds": 1}}}
 PILOT = """#!/bin/sh
 (setsid setsid sh -c 'trap "" TERM HUP; exec sleep 4711' &)
-echo "$MACHINEFEATURES $(cat $JOBFEATURES/job_id)" >/root/found
+echo "$MACHINEFEATURES $(cat $JOBFEATURES/job_id)" >$HOME/found
 sleep 5
 exec contextagent finish 300 "no more work"
 """
@@ -31,10 +30,13 @@ for each in /proc/[0-9]*; do echo $(tr '\\0' ' ' <$each/cmdline); done >/root/le
 """
 
 
-def whole_life(kind: Kind, factory: pytest.TempPathFactory) -> tuple[Guest, Life]:
+def whole_life(kind: Kind, factory: pytest.TempPathFactory, *, is_users: bool) -> tuple[Guest, Life]:
+    """Return a guest and its life, with a pilot that the user data leaves, or one of the image's."""
     guest = Guest(factory.mktemp("vac-guest"), kind)
     bundle = tgz(file("stop.d/10-left", STOP)).getvalue()
-    return guest, live(guest, factory.mktemp("factory"), PILOT, POLICY, bundle=bundle)
+    own = {"framework": "command", "command": ["/bin/sh", "-c", PILOT]}
+    policy = {"preset": "vacuum", "pilot": {"heartbeat": {"seconds": 1}, **({} if is_users else own)}}
+    return guest, live(guest, factory.mktemp("factory"), PILOT if is_users else "", policy, bundle=bundle)
 
 
 def records(guest: Guest) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ def records(guest: Guest) -> list[dict[str, Any]]:
     return [json.loads(line) for line in guest.get(f"{LOGS}/{traces[0]}").splitlines()]
 
 
-def check(guest: Guest, life: Life) -> None:
+def check(guest: Guest, life: Life, home: str) -> None:
     """Check a life that the machine's pilot ended for want of work."""
     console = life.boot.console
     assert life.machine.output("shutdown_message") == "300 no more work", console
@@ -57,7 +59,7 @@ def check(guest: Guest, life: Life) -> None:
     kinds = [record["ev"] for record in trace]
     assert (kinds.count("finish"), kinds.count("shutdown")) == (1, 1)
     assert kinds.index("finish") < kinds.index("shutdown")
-    assert guest.get("/root/found") == f"/etc/machinefeatures {life.machine.uuid}\n"
+    assert guest.get(f"{home}/found") == f"/etc/machinefeatures {life.machine.uuid}\n"
     left = guest.get("/root/left")
     assert "run stop" in left
     assert "sleep 4711" not in left
@@ -68,12 +70,14 @@ def check(guest: Guest, life: Life) -> None:
 def test_a_machine_under_systemd_lives_until_its_pilot_has_no_more_work_and_powers_itself_off(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    check(*whole_life(SYSTEMD, tmp_path_factory))
+    check(*whole_life(SYSTEMD, tmp_path_factory, is_users=True), "/root")
 
 
-def test_a_machine_under_sysvs_init_does_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
-    guest, life = whole_life(SYSV, tmp_path_factory)
-    check(guest, life)
+def test_a_machine_under_sysvs_init_does_so_at_the_word_of_a_pilot_without_rights(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    guest, life = whole_life(SYSV, tmp_path_factory, is_users=False)
+    check(guest, life, "/var/lib/contextuser")
     assert "LAB-RUNLEVEL 0" in life.boot.console
     assert "LAB-HALT" in life.boot.console
     assert guest.names("/var/lock/subsys") == []

@@ -60,12 +60,13 @@ def live(
     Args:
         guest: One that is off.
         folder: The factory's.
-        epilog: What its user data leaves as the pilot.
+        epilog: What its user data leaves as the pilot; empty: it has none.
         policy: Of the guest's image.
         test: What is run in it once it is up.
         bundle: The site's, if it has one.
     """
-    factory = Factory(folder, Machinetype(USER_DATA.format(epilog=epilog), fizzle_s=_SLOW_S))
+    user_data = USER_DATA.format(epilog=epilog) if epilog else ""
+    factory = Factory(folder, Machinetype(user_data, fizzle_s=_SLOW_S))
     machine = factory.create()
     guest.put({POLICY: json.dumps(policy)})
     with Outside() as outside, ThreadPoolExecutor(1) as thread:
