@@ -257,24 +257,34 @@ def _lives_h(voices: Voices, problems: list[Problem]) -> Iterator[float]:
 
 
 def _outputs(voices: Voices, problems: list[Problem]) -> str:
-    """Return where somebody wants job outputs to go; empty where nobody does."""
+    """Return where somebody wants job outputs to go; empty where nobody does.
+
+    A folder is the site's to name: what a pilot leaves is put there with the rights of its owner, maybe root.
+    """
     site, user = voices.supplies.get("site"), voices.supplies.get("user")
-    variables = (supply.variables.get("JOBOUTPUTS", "").strip() for supply in (site, user) if supply)
-    for text in (*variables, voices.outputs):
+    variables = [(supply.variables.get("JOBOUTPUTS", "").strip(), supply is site) for supply in (site, user) if supply]
+    for text, is_sites in (*variables, (voices.outputs, False)):
         place = text.rstrip("/")
-        if place and (is_address(place) or is_folder(place)):
+        if place and (is_address(place) or (is_sites and is_folder(place))):
             return place
         if text:
-            message = (
-                f"cannot send outputs to '{ascii(text)[1:65]}': it is no http(s) address and no folder, ignoring it"
+            cause = "it is no http(s) address" + (
+                " and no folder" if is_sites else ", and only the site names a folder"
             )
+            message = f"cannot send outputs to '{ascii(text)[1:-1][:64]}': {cause}, ignoring it"
             problems.append(Problem(reason="bad-feature", message=message))
     return ""
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text is an address by HTTP, with nothing in it that a shell would change."""
-    return text.startswith(("http://", "https://")) and _URL_CHARACTERS.issuperset(text) and len(text) <= 1 << 10
+    """Return whether a text is an address by HTTP, with nothing in it that a shell would change, or none should see."""
+    from contextagent.payloads.weburl import parse_web_url  # noqa: PLC0415  # most contexts name none
+
+    try:
+        parse_web_url(text)
+    except ValueError:
+        return False
+    return _URL_CHARACTERS.issuperset(text)
 
 
 def is_folder(text: str) -> bool:

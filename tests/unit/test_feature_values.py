@@ -247,28 +247,46 @@ def test_in_1970_an_announced_end_is_far_and_one_of_our_own_as_near_as_ever() ->
     ("given", "place"),
     [
         ("http://192.0.2.1/out/", "http://192.0.2.1/out"),
-        ("https://site.example/x?y=1", "https://site.example/x?y=1"),
-        ("/mnt/outputs/", "/mnt/outputs"),
+        ("https://site.example/x%20y", "https://site.example/x%20y"),
         ("", ""),
         ("ftp://x/y", ""),
-        ("/a/../b", ""),
-        ("/a//b", ""),
         ("http://x/'; rm -rf /", ""),
+        ("https://me:secret@site.example/x", ""),
+        ("https://site.example/x?y=1", ""),
         ("relative", ""),
         ("/", ""),
     ],
 )
-def test_job_outputs_go_where_an_address_or_a_folder_is_named(given: str, place: str) -> None:
-    for found in (stand(supplied(variables={"JOBOUTPUTS": given})), stand(supplied(), outputs=given)):
+def test_job_outputs_go_where_an_address_is_named(given: str, place: str) -> None:
+    user: dict[Owner, Supply | None] = {
+        "user": Supply(owner="user", source="disk:hepix", variables={"JOBOUTPUTS": given})
+    }
+    site = supplied(variables={"JOBOUTPUTS": given})
+    for found in (stand(site), stand(user), stand(supplied(), outputs=given)):
         assert (found.outputs, found.is_outputs_given) == (place or "/etc/joboutputs", bool(place))
         assert [problem.reason for problem in found.problems] == (["bad-feature"] if given and not place else [])
 
 
+@pytest.mark.parametrize(
+    ("given", "place"), [("/mnt/outputs/", "/mnt/outputs"), ("/a/../b", ""), ("/a//b", ""), ("/x y", "")]
+)
+def test_only_the_site_may_name_a_folder_for_job_outputs(given: str, place: str) -> None:
+    # what a pilot leaves is put there with the rights of the folder's owner: of root, in /etc/cron.d
+    user: dict[Owner, Supply | None] = {
+        "user": Supply(owner="user", source="disk:hepix", variables={"JOBOUTPUTS": given})
+    }
+    for found in (stand(user), stand(supplied(), outputs=given)):
+        assert (found.outputs, found.is_outputs_given) == ("/etc/joboutputs", False)
+        assert [problem.reason for problem in found.problems] == ["bad-feature"]
+    found = stand(supplied(variables={"JOBOUTPUTS": given}))
+    assert (found.outputs, found.is_outputs_given) == (place or "/etc/joboutputs", bool(place))
+
+
 def test_the_sites_job_outputs_go_before_the_users_and_both_before_the_metadatas() -> None:
-    supplies = supplied(variables={"JOBOUTPUTS": "/site"})
-    supplies |= {"user": Supply(owner="user", source="disk:hepix", variables={"JOBOUTPUTS": "/user"})}
-    assert stand(supplies, outputs="/meta").outputs == "/site"
-    assert stand({**supplies, "site": None}, outputs="/meta").outputs == "/user"
+    supplies = supplied(variables={"JOBOUTPUTS": "http://site"})
+    supplies |= {"user": Supply(owner="user", source="disk:hepix", variables={"JOBOUTPUTS": "http://user"})}
+    assert stand(supplies, outputs="http://meta").outputs == "http://site"
+    assert stand({**supplies, "site": None}, outputs="http://meta").outputs == "http://user"
 
 
 def test_what_is_no_address_and_no_folder_is_neither() -> None:
