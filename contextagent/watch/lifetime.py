@@ -110,6 +110,9 @@ class Lifetimes:
         """Publish what is known now, and tell the trace of what is news in it."""
         watch = self._watch
         watch.reread()
+        if watch.is_stale:
+            watch.poke()
+            return
         before = watch.live
         voices = publish.voices(
             watch.host,

@@ -82,7 +82,7 @@ class Loop:
         self.wake_ups = 0
 
     def run(self, ready: Callable[[], object] | None = None) -> Outcome:
-        """Wait and act until SIGTERM (`end`) or SIGHUP (`again`).
+        """Wait and act until SIGTERM (`end`), or SIGHUP or news of another process (`again`).
 
         Args:
             ready: Called once, when every part has begun its work.
@@ -122,6 +122,9 @@ class Loop:
         watch.flush()
         watch.look_again()
         watch.reread()
+        if watch.is_stale:  # what the parts would publish is older than what stands there
+            self._outcome = self._outcome or "again"
+            return
         for part in self._parts:
             due_s = self._due_s(part, now)
             if due_s is not None:

@@ -69,6 +69,7 @@ class Watch:
         answers: What is asked for in the folder for requests (`drain`) to what is called with its words and the asker's
             uid; a part puts its own there when it begins.
         due_s: When they are to be called at the latest, on the clock since boot.
+        is_stale: Whether another process of ours published meanwhile: state and settings may be others by now.
         is_trace_full: Whether the last record could not be made durable.
     """
 
@@ -87,23 +88,31 @@ class Watch:
         self._steady_s = float("-inf")
         self._queue: list[tuple[str, dict[str, object]]] = []
         self._folders: dict[str, int] = {}
-        self._stored_ns = host.files.changed_ns(f"{host.run_folder}/{LIVE}")
+        self.is_stale = False
+        self._stored = (0, 0)
 
     def now(self) -> Now:
         """Return this moment on both clocks."""
         return Now(utc_s=self.host.utc_ns() / 1e9, boot_s=self.host.boot_ns() / 1e9)
 
-    def reread(self) -> bool:
-        """Take up what another process of ours (a `run` by hand) wrote of this boot; return whether there was news."""
-        written_ns = self.host.files.changed_ns(f"{self.host.run_folder}/{LIVE}")
-        if written_ns == self._stored_ns:
-            return False
-        self._stored_ns = written_ns
+    def reread(self) -> None:
+        """Take up what another process of ours (a `run` by hand) wrote of this boot."""
+        written = self._written()
+        if written == self._stored:
+            return
+        self._stored = written
         live = load_live(self.host)
-        if live is None or live == self.live:
-            return False
-        self.live = live
-        return True
+        if live is not None and live != self.live:
+            self.live = live
+            self.is_stale = True
+
+    def _written(self) -> tuple[int, int]:
+        """Return what tells one writing of the file from another: its clock alone is too coarse."""
+        try:
+            found = os.lstat(self.host.files.real(f"{self.host.run_folder}/{LIVE}"))
+        except OSError:
+            return (0, 0)
+        return found.st_mtime_ns, found.st_ino
 
     def change(self, **fields: object) -> None:
         """Replace fields of `live`, and store it, for this watch's successor and for everybody who asks."""
@@ -121,7 +130,7 @@ class Watch:
         """Go on with what was stored just now, and bring the status up to it."""
         is_news = live != self.live
         self.live = live
-        self._stored_ns = self.host.files.changed_ns(f"{self.host.run_folder}/{LIVE}")
+        self._stored = self._written()
         if not is_news:
             return
         try:

@@ -217,6 +217,26 @@ def test_what_another_process_of_ours_publishes_is_taken_up_and_not_undone(host:
     assert live == theirs.replace(is_handed_over=True) == watch.live
 
 
+def test_what_a_run_by_hand_publishes_makes_the_watch_begin_anew(host: SlowHost, machine: Machine) -> None:
+    hour = Hour(host)
+    policy = machine.text("etc/contextagent/policy.yaml").replace("86400", "7200")
+
+    def run_again() -> None:
+        machine.put("etc/contextagent/policy.yaml", policy)
+        assert machine.run("run", "--force", "--disk", str(machine.root.parent / "disk")).code == 0
+
+    hour.poller.at[host.boot_s + 30] = run_again
+    assert hour.loop.run() == "again"
+    hour._signals.close()
+    assert load_live(host) == hour.watch.live
+    Hour(host).run(130)
+    live = load_live(host)
+    assert live is not None
+    left = lifetime(live.ends, clocks(host, live))
+    assert left is not None
+    assert left.remaining_s < 7300
+
+
 def test_a_change_is_in_the_status_at_once(host: SlowHost, machine: Machine) -> None:
     hour = Hour(host, [])
     hour._signals.close()
@@ -232,8 +252,9 @@ def test_a_live_file_that_is_no_more_is_passed_over(host: SlowHost, machine: Mac
     hour._signals.close()
     before = hour.watch.live
     machine.put("run/contextagent/live.json", "{")
-    assert not hour.watch.reread()
+    hour.watch.reread()
     assert hour.watch.live == before
+    assert not hour.watch.is_stale
 
 
 def test_a_missing_record_waits_for_the_trace_in_its_turn(host: SlowHost, machine: Machine) -> None:
