@@ -16,7 +16,7 @@ FOLDERS = """
 bin sbin dev etc proc sys tmp run root usr/bin usr/sbin usr/lib usr/libexec usr/share/doc usr/share/man/man8 var/lib/rpm
 var/log var/lock/subsys var/run var/tmp
 """.split()
-APPLETS = "sh rm rmdir cat echo ls mkdir mkfifo kill ip umount touch grep sed".split()
+APPLETS = "sh rm rmdir cat echo ls mkdir mkfifo kill ip umount touch grep sed sleep".split()
 TOOLS = ("useradd", "userdel")
 # As a root of its own, not by chroot alone: there the kernel would refuse the user namespace of a simulation
 _ENTER = """

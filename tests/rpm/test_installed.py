@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contextagent.collectors import BEGIN, DAEMONS, load, with_block
+from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
 from tests.machine import REPOSITORY, Done, run
 from tests.rpm.conftest import NEWER
 from tests.rpm.installed import Installed
@@ -31,6 +32,30 @@ read -r line </line
 code=$?
 kill $!
 exit $code
+"""
+OF_WATCH = """
+script=/etc/rc.d/init.d/contextagent
+folder=/var/run/contextagent
+# Wait until another watch runs than the one before
+other() {
+    until read -r pid <$folder/watch.pid && [ "$pid" != "$1" ] && kill -0 $pid; do sleep 0.1; done 2>/dev/null
+    echo $pid
+}
+${script}-pre start >/dev/null
+$script start >/dev/null
+first=$(other none)
+$script start >/dev/null
+[ "$(other none)" = $first ] || echo "a second start began another one"
+kill -9 $first
+second=$(other $first)
+$script condrestart
+third=$(other $second)
+$script stop >/dev/null
+ls $folder | grep '^watch.*pid'
+for each in /proc/[0-9]*; do [ ${each#/proc/} = $$ ] || grep -l contextagent $each/cmdline 2>/dev/null; done
+$script condrestart
+[ ! -e $folder/watch-loop.pid ] || echo "a watch that was stopped was started again"
+echo done
 """
 UNITS = "contextagent-pre-network.service contextagent.service contextagent-watch.service"
 BACKWARDS = "contextagent-watch.service contextagent.service contextagent-pre-network.service"
@@ -121,6 +146,37 @@ def test_erasing_leaves_nothing_but_the_logs(root: Installed, packages: dict[str
     assert (root.root / "etc/passwd").read_text() == accounts
 
 
+def test_an_erased_agent_has_published_nothing_and_leaves_others_features(
+    root: Installed, packages: dict[str, Path]
+) -> None:
+    root.install(packages["el6"])
+    root.put("etc/machinefeatures/theirs", "1")
+    root.put("etc/joboutputs/result", "the pilot's")
+    root.put("disk/features/machine/site_extra", "7")
+    root.agent(*BOOT)
+    assert (root.root / "etc/machinefeatures/site_extra").read_text() == "7"
+    root.agent("run", "stop")
+    assert (root.root / "etc/joboutputs/shutdown_message").read_text().startswith("100 ")
+    root.erase()
+    left = {path for path in root.paths() if path.startswith(("etc/machine", "etc/job", "etc/profile.d", "var/run/"))}
+    assert left == {"etc/machinefeatures", "etc/machinefeatures/theirs", "etc/joboutputs", "etc/joboutputs/result"}
+
+
+def test_the_erasure_knows_every_feature_of_the_vocabulary() -> None:
+    spec = (REPOSITORY / "packaging/rpm/contextagent.spec").read_text()
+    listed = spec.partition("for name in grace_secs")[2].partition("$(")[0].replace("\\", "").split()
+    known = {key.partition("/")[2] for key in (*FEATURES, *OLDER, *OLDER_ALONE)}
+    assert {"grace_secs", *listed} == known
+
+
+def test_features_that_are_others_alone_outlive_the_agent(root: Installed, packages: dict[str, Path]) -> None:
+    root.put("etc/machinefeatures/total_cpu", "1")
+    root.put("etc/profile.d/mjf.sh", "theirs\n")
+    root.install(packages["el6"])
+    root.erase()
+    assert {"etc/machinefeatures/total_cpu", "etc/profile.d/mjf.sh"} <= root.paths()
+
+
 def test_an_erased_agent_has_told_log_daemons_nothing(root: Installed, packages: dict[str, Path]) -> None:
     paths = [path for name in DAEMONS if (path := getattr(load(name), "PATH", ""))]
     blocks = ["/etc/syslog.conf", "/etc/rsyslog.conf", "/etc/syslog-ng/syslog-ng.conf", "/etc/audit/audit.rules"]
@@ -168,6 +224,22 @@ def test_a_machine_that_is_up_is_stopped_in_order_before_its_agent_goes(
     traces = "".join(path.read_text() for path in (root.root / LOGS).glob("trace-*.jsonl"))
     assert '"ev":"shutdown"' in traces
     assert not list((root.root / "var/lock/subsys").iterdir())
+
+
+def test_without_systemd_the_watch_is_kept_until_the_machine_stops(machine: Installed) -> None:
+    machine.put(
+        "etc/contextagent/policy.d/here.yaml", "sources: [disk]\nlifetime: {max_s: 86400}\nwatch: {http: off}\n"
+    )
+    done = machine.run("/bin/sh", "-c", OF_WATCH)
+    assert (done.code, done.out, done.err) == (0, "done\n", "")
+
+
+def test_without_systemd_a_watch_that_has_nothing_to_do_is_left_at_that(machine: Installed) -> None:
+    machine.put("etc/contextagent/policy.d/here.yaml", "sources: [disk]\n")
+    script = "/etc/rc.d/init.d/contextagent"
+    words = f"read -r pid </var/run/contextagent/watch-loop.pid; while kill -0 $pid; do sleep 0.1; done; {script} stop"
+    done = machine.run("/bin/sh", "-c", f"{script}-pre start; {script} start >/dev/null; {words} 2>/dev/null")
+    assert (done.code, done.out.count("\n")) == (0, 2), done
 
 
 @pytest.mark.parametrize("name", ["contextagent-pre", "contextagent"])
