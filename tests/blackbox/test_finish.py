@@ -202,7 +202,10 @@ echo "$*: $(cat /etc/joboutputs/shutdown_message)" >>/run/called
 """A `shutdown` that only notes how it was called, and what had been told by then."""
 ENTER = """
 agent() { %(agent)s "$@"; }
-as() { user=$1; shift; setpriv --reuid $user --regid $user --clear-groups %(agent)s "$@"; }
+as() { # with process ids of its own, as a pilot has them
+    user=$1; shift
+    unshare --pid --fork --mount-proc setpriv --reuid $user --regid $user --clear-groups %(agent)s "$@"
+}
 said() { "$@" >>/run/out 2>&1; echo "$?" >>/run/codes; }
 agent run --disk /handed --metadata none >/dev/null 2>&1
 """
@@ -233,7 +236,7 @@ def test_the_pilots_own_account_ends_its_machine_and_nobody_elses_does(guest: Gu
         said as 65534 finish 300 "not mine"
         said as 990 finish 300 "no more work"
         while ! [ -s /run/called ]; do sleep 0.05; done
-        while ! grep -q '"is_off":true' /run/contextagent/ended.json; do sleep 0.05; done
+        while ! grep -qs '"is_off":true' /run/contextagent/ended.json; do sleep 0.05; done
         said as 990 finish 200 "done"
         kill $(cat /run/contextagent/watch.pid)
         wait
@@ -267,7 +270,7 @@ def test_the_watch_runs_the_sites_own_command_in_the_place_of_init(guest: Guest)
         WATCHED
         + """
         said as 990 finish 200 "done"
-        while ! grep -q '"is_off":true' /run/contextagent/ended.json; do sleep 0.05; done
+        while ! grep -qs '"is_off":true' /run/contextagent/ended.json; do sleep 0.05; done
         kill $(cat /run/contextagent/watch.pid)
         wait
         """,
