@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextagent.features.values import JOB_FEATURES, MACHINE_FEATURES
 
-_BY = "# contextagent: machine and job features, and where job outputs go; written again at each boot"
+_BY = "# Machine and job features, and where job outputs go; written again at each boot"
 
 
 def profiles(outputs: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ def told(machine: Machine) -> dict[str, Any]:
 
 
 def written(machine: Machine) -> list[str]:
-    """Return the files below /etc that the agent wrote, or wrote in."""
+    """Return the files below /etc that the agent wrote, or wrote in; what it hands over as job outputs is none."""
     files = sorted(path for path in (machine.root / "etc").rglob("*") if path.is_file())
-    return [str(path.relative_to(machine.root)) for path in files if b"contextagent" in path.read_bytes()]
+    ours = [str(path.relative_to(machine.root)) for path in files if b"contextagent" in path.read_bytes()]
+    return [path for path in ours if not path.startswith("etc/joboutputs/")]
