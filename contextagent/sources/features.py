@@ -38,7 +38,8 @@ _NS = 10**9
 _META = "-meta.json"
 _SITES_META = "vac-meta.json"
 """A factory writes it itself; what stands in Nova's map is whatever the instance's user gave with it."""
-_NAMES = (("machinefeatures", "MACHINEFEATURES"), ("jobfeatures", "JOBFEATURES"), ("joboutputs", "JOBOUTPUTS"))
+_VARIABLES = (("machinefeatures", "MACHINEFEATURES"), ("jobfeatures", "JOBFEATURES"))
+_NAMES = ("machinefeatures", "jobfeatures", "joboutputs")
 _EXTRAS = ("machine/syslog",)
 """Sites' own that the agent itself knows what to do with."""
 _SITES_ALONE = ("machine/shutdown_command", "machine/syslog")
@@ -57,7 +58,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 
 class Urls(Value):
-    """Where features are read and outputs go: empty where nobody said so, or in no words that are a URL.
+    """Where features are read, and where the metadata sends outputs; empty where nobody said so by a URL.
 
     Attributes:
         is_sites: Whether the site says where features are, in its context.sh or by Vac's factory; else the user does.
@@ -84,16 +85,16 @@ class Read(Value):
 
 
 def urls(host: Host, state: State) -> tuple[Urls, tuple[Problem, ...]]:
-    """Return where the context says that features are and outputs go, and what was no URL.
+    """Return where the context says that features are, where the metadata sends outputs, and what was no URL.
 
-    The site's context.sh is listened to first, then the meta map that the metadata service or a config drive gave, and
-    the user's context.sh at last.
+    For features the site's context.sh is listened to first, then the meta map that the metadata service or a config
+    drive gave, and the user's context.sh at last.
     """
     problems: list[Problem] = []
     features = Urls()
     outputs = ""
     for texts, is_sites, where in _said(host, state):
-        machine, job, place = (_url(texts.get(name, ""), name, where, problems) for name, _ in _NAMES)
+        machine, job, place = (_url(texts.get(name, ""), name, where, problems) for name in _NAMES)
         if not (features.machine or features.job):
             features = Urls(machine=machine, job=job, is_sites=is_sites and bool(machine or job))
         outputs = outputs or place
@@ -101,13 +102,16 @@ def urls(host: Host, state: State) -> tuple[Urls, tuple[Problem, ...]]:
 
 
 def _said(host: Host, state: State) -> Iterator[tuple[Mapping[str, Any], bool, str]]:
-    """Yield what each voice says under the names of a meta map, whether it is the site's, and its name."""
+    """Yield what each voice says under the names of a meta map, whether it is the site's, and its name.
+
+    Where a `context.sh` wants outputs to go is nothing to be read here: `features.values` judges it.
+    """
     site, user = state.supplies.get("site"), state.supplies.get("user")
     if site:
-        yield {lower: site.variables.get(upper, "") for lower, upper in _NAMES}, True, "context.sh"
+        yield {lower: site.variables.get(upper, "") for lower, upper in _VARIABLES}, True, "context.sh"
     yield from _meta_maps(host, state)
     if user:
-        yield {lower: user.variables.get(upper, "") for lower, upper in _NAMES}, False, "context.sh"
+        yield {lower: user.variables.get(upper, "") for lower, upper in _VARIABLES}, False, "context.sh"
 
 
 def _meta_maps(host: Host, state: State) -> Iterator[tuple[Mapping[str, Any], bool, str]]:
