@@ -36,6 +36,7 @@ _CPU_GRACE_S = 5
 _GONE_S = 5.0
 _MAX_PASSES = 1000
 _SIGKILL, _SIGCONT = 9, 18
+_BOXES: Mapping[Box, int] = {"account": native.OWN_PIDS | native.OWN_ACCOUNT, "pids": native.OWN_PIDS, "none": 0}
 
 
 _LONGEST_POLL_S = 86400.0
@@ -286,11 +287,9 @@ def start(  # everything that a new process is made of
         OSError: No pipe or no process could be had.
         ValueError: An argument or variable holds a NUL.
     """
-    uid, gid = -1, -1
     flags = (native.KEEP_DAEMONS if keep_daemons else 0) | (native.MAY_GAIN if may_gain else 0)
-    if account is not None:
-        uid, gid = account.uid, account.gid
-        flags |= {"account": native.OWN_PIDS | native.OWN_ACCOUNT, "pids": native.OWN_PIDS, "none": 0}[box]
+    uid, gid = (-1, -1) if account is None else (account.uid, account.gid)
+    flags |= 0 if account is None else _BOXES[box]
     fds: list[int] = []
     try:
         for _ in range(3):

@@ -157,7 +157,9 @@ class _Minding:
         timeout_s = self._order.pilot["stop.timeout_s"]
         box = "pid-namespace" if child.has_own_pids else "tree"
         said = {"pid": child.main_pid, "supervisor": child.supervisor_pid, "box": box, "stop_s": timeout_s}
-        whose = {"workdir": self._order.workdir, "account": self._account.name if self._account else None}
+        whose: dict[str, Any] = {"workdir": self._order.workdir, "account": None, "uid": self._host.caller()[0]}
+        if self._account:
+            whose.update(account=self._account.name, uid=self._account.uid)
         _write(
             self._host, f"{place}/{STARTED}", {**said, **whose, "keeper": os.getpid(), "program": self._made.argv[0]}
         )

@@ -146,7 +146,8 @@ class Pilots:
     def _tell_start(self, slot: Slot, found: Kept) -> None:
         """Put its start into the trace, once."""
         if found.started and not slot.is_told:
-            self._record("running", "", found, slot, argv0=str(found.started.get("program", "")))
+            facts = {"uid": found.started.get("uid"), "argv0": str(found.started.get("program", ""))}
+            self._record("running", "", found, slot, **facts)
             self._slots[slot.number] = slot.replace(is_told=True, reason="", message="")
 
     def _hear_end(self, slot: Slot, found: Kept, now: Now) -> Slot:
