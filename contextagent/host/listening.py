@@ -12,7 +12,7 @@ import errno
 from contextagent.errors import CannotWriteError
 
 LOOPBACK = "127.0.0.1"
-_BACKLOG = 64
+_BACKLOG = 512
 _GONE = (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPERM, errno.EPROTO)
 """What `accept` says of clients that went away, and of none (accept(2))."""
 _READ_BYTES = 1 << 14

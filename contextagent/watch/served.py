@@ -27,6 +27,8 @@ MAX_CLIENTS = 64
 CLIENT_S = 10.0
 """All the time that one client has."""
 _PAUSE_S = 1.0
+_AT_ONCE = 16
+"""Fewer than `MAX_CLIENTS`, so that whoever has sent a request is heard before a flood can put it out."""
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
 _REASONS |= {413: "Content Too Large", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
 _REASONS |= {501: "Not Implemented", 505: "HTTP Version Not Supported"}
@@ -92,19 +94,23 @@ class Served:
         self._watch.at_readable(self._listener.fd, self._accept)
 
     def _accept(self) -> None:
-        """Take one client; the loop comes back for the next one, so that no flood keeps the other parts waiting."""
+        """Take the clients that are there, but not all of a flood: the loop comes back for the rest."""
         assert self._listener is not None  # noqa: S101  # it is what called
         now = self._watch.now()
-        try:
-            client = self._listener.accept()
-        except OSError as error:
-            self._watch.say(f"cannot serve '127.0.0.1:{self._port}': {error.strerror}, trying again in a second")
-            self._watch.at_readable(self._listener.fd, None)
-            self._resume_s = now.boot_s + _PAUSE_S
-            self._watch.wake_by(self._resume_s)
-            return
-        if client is None:
-            return
+        for _ in range(_AT_ONCE):
+            try:
+                client = self._listener.accept()
+            except OSError as error:
+                self._watch.say(f"cannot serve '127.0.0.1:{self._port}': {error.strerror}, trying again in a second")
+                self._watch.at_readable(self._listener.fd, None)
+                self._resume_s = now.boot_s + _PAUSE_S
+                self._watch.wake_by(self._resume_s)
+                return
+            if client is None:
+                return
+            self._begin(client, now)
+
+    def _begin(self, client: Client, now: Now) -> None:
         if len(self._visits) >= MAX_CLIENTS:
             self._end(next(iter(self._visits.values())))
         visit = _Visit(client, now.boot_s + CLIENT_S)
