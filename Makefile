@@ -35,7 +35,7 @@ $(READY): pyproject.toml contextagent/host/_guestos.c
 	@$(BIN)/python -m compileall -q contextagent # a boot should not find itself compiling, where it may not keep the result
 	@touch $@
 
-demo: $(READY) ## two whole boots, from a real disk and from a metadata service, below a throw-away folder
+demo: $(READY) ## whole boots, from a real disk, from a metadata service and with a pilot, below a throw-away folder
 	@examples/demo.sh $(BIN)/contextagent
 
 test: $(READY) ## unit tests, and black-box tests of the real program on real media

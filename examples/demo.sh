@@ -1,14 +1,14 @@
 #!/bin/sh
-# Two whole boots, from a real context disk and from a metadata service, below a folder of its own: nothing of this
-# machine is changed.
+# Whole boots, from a real context disk, from a metadata service and with a pilot, below a folder of its own: nothing of
+# this machine is changed.
 # usage: demo.sh [PATH-OF-CONTEXTAGENT]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 agent=${1:-contextagent}
 command -v "$agent" >/dev/null || { echo "demo: cannot run '$agent': not found" >&2; exit 1; }
 place=$(mktemp -d "${TMPDIR:-/tmp}/contextagent-demo.XXXXXX")
-service=
-trap 'kill $service 2>/dev/null; rm -rf "$place"' EXIT
+service= watch=
+trap 'kill $service $watch 2>/dev/null; wait; rm -rf "$place"' EXIT
 root=$place/machine
 mkdir "$root" "$place/other"
 
@@ -63,7 +63,27 @@ say "9. Its time-line, and what the service was asked: three requests for a whol
 run analyze --root "$place/other"
 sed 's/^[^ ]* //' "$place/requests"
 
-say "10. A boot with all rights, on a throw-away view of this machine: what it would have changed"
+say "10. A machine that lives: features for its pilot, an end that moves, a code that says why it ended"
+mkdir -p "$place/living/etc/contextagent"
+echo "watch: {http: 127.0.0.1:8253}" >"$place/living/etc/contextagent/policy.yaml" # the port is 253, and root's, elsewhere
+run run --disk "$here/pilot" --metadata none --root "$place/living"
+run features show --root "$place/living"
+run features check --as panda --root "$place/living"
+run drain --in 7200 --root "$place/living" 2>/dev/null
+run remaining --format json --root "$place/living"
+printf '$ contextagent watch --root DEMO/living &\n'
+"$agent" watch --root "$place/living" 2>"$place/watched" &
+watch=$!
+until "$agent" pilot status --root "$place/living" | grep -q ended; do sleep 0.2; done
+run features check --as dirac --root "$place/living" || true
+run pilot status --root "$place/living"
+until [ -e "$place/living/etc/joboutputs/shutdown_message" ]; do sleep 0.2; done
+echo "\$ what is in the job outputs now:"
+(cd "$place/living/etc/joboutputs" && for output in work.log shutdown_message; do echo "$output: $(cat $output)"; done)
+kill $watch && wait $watch && watch=
+run run stop --root "$place/living"
+
+say "11. A boot with all rights, on a throw-away view of this machine: what it would have changed"
 if [ "$(id -u)" = 0 ]; then
     run simulate "$place/context.iso" --user-data "$here/metadata-service/user-data" |
         sed -n '1p; /^would have changed/,/^$/p; /as it was$/p'
