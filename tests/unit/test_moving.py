@@ -116,6 +116,12 @@ def test_the_status_has_the_lifetime_and_the_pilot_of_this_moment(host: SlowHost
     assert (machine.status()["lifetime"], machine.status()["pilot"]) == (None, None)
 
 
+def test_what_another_boot_left_is_in_no_status(host: SlowHost, machine: Machine) -> None:
+    store_live(host, Live(boot_id="another", pilot={"state": "running"}))
+    published(host)
+    assert machine.status()["pilot"] is None
+
+
 def test_a_status_that_is_none_is_left_to_the_next_run(host: Host, machine: Machine) -> None:
     status.refresh(host)
     assert not (machine.root / "run/contextagent/status.json").exists()
