@@ -131,10 +131,7 @@ def execute(  # the hands' whole surroundings, by keyword
     """
     phase = _phase_of(plan)
     began_ns, began = host.mono_ns(), rfc3339(host.utc_ns())
-    # a boot that is done again, by hand or by init, is to be stopped again
-    before = {name: each for name, each in state.phases.items() if name != "stop"}
-    now = state.replace(phases={**before, phase: report.running(began)})
-    standing = _Standing(host, journal, _without(now, plan), is_continued=bool(begun))
+    standing = _Standing(host, journal, _without(state, plan, began), is_continued=bool(begun))
     standing.save()
     standing.tell()
     work = PhaseRun(
@@ -157,16 +154,21 @@ def execute(  # the hands' whole surroundings, by keyword
     standing.state = _after(standing.state, phase, ended, work)
     is_published = host.files.exists(f"{host.run_folder}/{LIVE}")
     if phase == "stop" and is_published:
-        from contextagent.runner import ending  # noqa: PLC0415  # a machine without features has nobody to tell
-
         standing.keep_receipt(whole, around)
-        standing.warn(ending.at_stop(host, around.settings, record=journal.record))
+        _tell_end(host, journal, standing, around.settings)
     _close(host, journal, standing, phase, work)
     if phase != PHASES[0]:
         standing.keep_receipt(whole, around)
     if phase == "post-network" and is_published:
         _let_end(host, journal, standing, around.settings)
     return standing.state
+
+
+def _tell_end(host: Host, journal: Journal, standing: _Standing, settings: Settings) -> None:
+    """Hand over what pilot and scripts left, and tell how the machine ends."""
+    from contextagent.runner import ending  # noqa: PLC0415  # a machine without features has nobody to tell
+
+    standing.warn(ending.at_stop(host, settings, record=journal.record))
 
 
 def _let_end(host: Host, journal: Journal, standing: _Standing, settings: Settings) -> None:
@@ -192,10 +194,17 @@ def _phase_of(plan: Plan) -> Phase:
     return plan.phase
 
 
-def _without(state: State, plan: Plan) -> State:
-    """Return the state without reports of the scripts that are about to be reported again."""
+def _without(state: State, plan: Plan, began: str) -> State:
+    """Return the state with a phase that has begun, without reports of the scripts that are about to be reported again.
+
+    A boot that is done again, by hand or by init, is to be stopped again.
+    """
     again = {step.id for step in plan.steps}
-    return state.replace(reports=tuple(each for each in state.reports if each["id"] not in again))
+    phases = {name: each for name, each in state.phases.items() if name != "stop"}
+    return state.replace(
+        reports=tuple(each for each in state.reports if each["id"] not in again),
+        phases={**phases, _phase_of(plan): report.running(began)},
+    )
 
 
 def _after(state: State, phase: Phase, ended: Mapping[str, Any], work: PhaseRun) -> State:

@@ -192,8 +192,8 @@ def test_a_word_from_before_is_shown_and_gone_on_with(make: Callable[..., Stand]
 
 def test_an_end_that_does_not_come_about_is_tried_five_times_a_minute_apart(make: Callable[..., Stand]) -> None:
     stand = make(outputs="/nowhere")
-    stand.host.is_caller = False  # so that it goes on; no tool of this machine is ever reached:
-    stand.host.run = lambda *_, **__: pytest.fail("init")  # type: ignore[method-assign]
+    stand.host.is_caller = False  # so that it goes on
+    stand.host.run = lambda *_, **__: pytest.fail("init")  # type: ignore[method-assign]  # no tool is ever reached
     ending.say(stand.host, code=500, text="x", by=0, record=lambda *_, **__: None, goes_off=False)
     stand.part._word = stand.word()
     for number in range(1, 8):
