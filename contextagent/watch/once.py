@@ -28,12 +28,10 @@ class Once:
         watch: What all parts share.
         name: Of what is delivered, in one word; a file of that name below `Host.run_folder` says that it has been.
         states: Of the phase after the network, in which it is.
-        start: Starts to deliver it, as far as the state tells; None where there is nothing to deliver.
+        start: Starts to deliver it; None where there is nothing to deliver yet.
     """
 
-    def __init__(
-        self, watch: Watch, name: str, states: Collection[str], start: Callable[[State], Delivery | None]
-    ) -> None:
+    def __init__(self, watch: Watch, name: str, states: Collection[str], start: Callable[[], Delivery | None]) -> None:
         self._watch = watch
         self._name = name
         self._mark = f"{watch.host.run_folder}/{name}.sent"
@@ -50,25 +48,23 @@ class Once:
             return None
         if now.boot_s < self._due_s:
             return self._due_s
-        state = self._ended()
-        if state is None:
+        if not self._has_ended():
             return None  # it is looked at again with the next tick
-        self._delivery = self._start(state)
+        self._delivery = self._start()
         if self._delivery is None:
-            self._is_over = True
-            return None
+            return None  # as above
         self._tries += 1
         self._due_s = now.boot_s + min(_FIRST_S * 2 ** (self._tries - 1), _LAST_S)
         self._watch.at_readable(self._delivery.fd, self._end)
         return self._due_s
 
-    def _ended(self) -> State | None:
-        """Return the state in which the phase has ended as it should; None where that is not so, or not yet."""
+    def _has_ended(self) -> bool:
+        """Return whether the phase has ended as it should."""
         state: State | None = self._watch.state
         if _phase(state) in ("", "running", "pending"):
             state = load(self._watch.host)
         is_this_boot = state is not None and state.boot_id == self._watch.host.boot_id()
-        return state if is_this_boot and _phase(state) in self._states else None
+        return is_this_boot and _phase(state) in self._states
 
     def _end(self) -> None:
         delivery, self._delivery = self._delivery, None

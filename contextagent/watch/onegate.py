@@ -28,10 +28,24 @@ _HEADERS = (("Content-Type", "application/x-www-form-urlencoded"),)
 
 
 def begin(watch: Watch) -> Once | None:
-    """Return the part, None where nobody asked for it."""
-    if asking(watch.state) is None:
+    """Return the part, None where nobody asked for it, or for something that can't be done."""
+    state = watch.state
+    supply = asking(state)
+    if supply is None:
         return None
-    return Once(watch, "onegate", ("ok", "degraded"), lambda state: _start(watch, state))
+    endpoint = supply.variables.get("ONEGATE_ENDPOINT", "").strip()
+    token = token_of(watch.host, state.instance_id, supply)
+    vmid = supply.variables.get("VMID", "").strip()
+    if cause := _cause(endpoint, token, vmid):
+        watch.say(f"cannot report READY to 'OneGate': {cause}, going on without it")
+        return None
+    headers = (("X-ONEGATE-TOKEN", token), ("X-ONEGATE-VMID", vmid), *_HEADERS)
+    outputs = Outputs(where=endpoint, ca_dirs=(watch.settings["trust.ca_dir"],))
+
+    def start() -> Delivery:
+        return joboutputs.start_put(watch.host, outputs, "vm", b"READY=YES", headers=headers)
+
+    return Once(watch, "onegate", ("ok", "degraded"), start)
 
 
 def asking(state: State) -> Supply | None:
@@ -42,26 +56,17 @@ def asking(state: State) -> Supply | None:
     return None
 
 
-def _start(watch: Watch, state: State) -> Delivery | None:
-    supply = asking(state)
-    if supply is None:
-        return None
-    endpoint = supply.variables.get("ONEGATE_ENDPOINT", "").strip()
-    token = token_of(watch.host, state.instance_id, supply)
-    vmid = supply.variables.get("VMID", "").strip()
-    for cause, is_so in (
-        ("there is no ONEGATE_ENDPOINT", not endpoint),
-        ("there is no token", not token),
-        ("its token can't be put in a header", bool(token) and not _is_field(token)),
-        ("there is no VMID that could be one", not (vmid.isascii() and vmid.isdigit())),
-        ("its ONEGATE_ENDPOINT is no URL that can be asked", bool(endpoint) and not _is_url(endpoint)),
-    ):
-        if is_so:
-            watch.say(f"cannot report READY to 'OneGate': {cause}, going on without it")
-            return None
-    headers = (("X-ONEGATE-TOKEN", token), ("X-ONEGATE-VMID", vmid), *_HEADERS)
-    outputs = Outputs(where=endpoint, ca_dirs=(watch.settings["trust.ca_dir"],))
-    return joboutputs.start_put(watch.host, outputs, "vm", b"READY=YES", headers=headers)
+def _cause(endpoint: str, token: str, vmid: str) -> str:
+    """Return why it can't be reported, or nothing; the token is not shown."""
+    if not endpoint:
+        return "there is no ONEGATE_ENDPOINT"
+    if not _is_url(endpoint):
+        return "its ONEGATE_ENDPOINT is no URL that can be asked"
+    if not token:
+        return "there is no token"
+    if not _is_field(token):
+        return "its token can't be put in a header"
+    return "" if vmid.isascii() and vmid.isdigit() else "there is no VMID that could be one"
 
 
 def token_of(host: Host, instance_id: str, supply: Supply) -> str:

@@ -8,14 +8,13 @@ from contextagent.watch.once import Once
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextagent.runner.joboutputs import Delivery
-    from contextagent.runner.state import State
     from contextagent.watch.room import Watch
 
 
 def begin(watch: Watch) -> Once:
     """Return the part."""
 
-    def start(_state: State) -> Delivery | None:
+    def start() -> Delivery | None:
         outputs = joboutputs.outputs_of(watch.live, watch.settings)
         return joboutputs.start_receipt(watch.host, outputs) if outputs.where else None
 

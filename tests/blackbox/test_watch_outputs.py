@@ -116,6 +116,18 @@ def test_the_receipt_is_delivered_once_and_as_it_stands(machine: Machine, disk: 
     assert json.loads(sent[0])["boot"]
 
 
+def test_a_receipt_that_is_still_to_come_is_waited_for(machine: Machine, disk: Path, puts: Puts) -> None:
+    policy(machine, has_heartbeat=False)
+    boot(machine, disk, f"JOBOUTPUTS={puts.url()}\n")
+    (kept,) = (machine.root / "var/log/contextagent").glob("receipt-*.json")
+    later = kept.rename(machine.root / "receipt")
+    host = SlowHost(str(machine.root))
+    hour = Hour(host)
+    hour.poller.at[host.boot_s + 150] = lambda: later.rename(kept)
+    hour.run(600)
+    assert [each.path for each in puts.taken] == ["/joboutputs/receipt.json"]
+
+
 def test_over_tls_and_by_a_name_the_machine_shows_the_pilots_certificate(
     machine: Machine, disk: Path, tmp_path: Path
 ) -> None:
