@@ -145,12 +145,8 @@ def execute(  # the hands' whole surroundings, by keyword
         logging=state.logging,
     )
     work.run(plan)
-    ended = {
-        "state": report.phase_state(work.reports, work.problems),
-        "started": began,
-        "finished": rfc3339(host.utc_ns()),
-        "duration_s": round((host.mono_ns() - began_ns) / 1e9, 3),
-    }
+    duration_s = round((host.mono_ns() - began_ns) / 1e9, 3)
+    ended = {"started": began, "finished": rfc3339(host.utc_ns()), "duration_s": duration_s}
     standing.state = _after(standing.state, phase, ended, work)
     is_published = host.files.exists(f"{host.run_folder}/{LIVE}")
     if phase == "stop" and is_published:
@@ -209,6 +205,7 @@ def _without(state: State, plan: Plan, began: str) -> State:
 
 def _after(state: State, phase: Phase, ended: Mapping[str, Any], work: PhaseRun) -> State:
     """Return what is known once a phase is over."""
+    ended = {"state": report.phase_state(work.reports, work.problems), **ended}
     return state.replace(
         phases={**{name: _cut(each) for name, each in state.phases.items()}, phase: ended},
         reports=(*state.reports, *work.reports),
