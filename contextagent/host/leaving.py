@@ -28,6 +28,9 @@ PATIENCE_S = 0.05
 """How long is waited for the rest of an answer that has begun: it comes in one piece, or from nobody that is ours."""
 _OK = 200
 _SECOND_NS = 10**9
+CONNECT_S = 5.0
+"""How long a server may take to let us connect, as the metadata service may: one that is not there must not cost all
+the time that is left to a machine which goes down."""
 
 
 class Reply(Value):
@@ -110,14 +113,14 @@ class Client:
         body = body or Body(b"")
         if url.address is None or not url.is_plain:
             status, kind, data = self._library.ask(
-                method, url.below(name), headers, body, max_bytes=max_bytes, end_ns=end_ns
+                method, url.below(name), headers, body, max_bytes=max_bytes, connect_s=CONNECT_S, end_ns=end_ns
             )
             return Reply(status=status, kind=kind, body=data)
         exchange = self._exchanges.get(url.authority)
         if exchange is None:
             exchange = self._exchanges[url.authority] = Exchange(url.address, lambda: None)
         question = {"method": method, "target": url.target(name), "headers": list(headers), "end_ns": end_ns}
-        question |= {"try_ns": 3600 * _SECOND_NS, "connect_end_ns": end_ns}
+        question |= {"try_ns": end_ns, "connect_end_ns": time.monotonic_ns() + int(CONNECT_S * _SECOND_NS)}
         try:
             return _plain(exchange, question, body, max_bytes)
         except Failed as failure:

@@ -64,6 +64,7 @@ class Library:
         body: Body,
         *,
         max_bytes: int,
+        connect_s: float,
         end_ns: int,
     ) -> tuple[int, str, bytes]:
         """Return status, content type and body; see `leaving.Client.ask`.
@@ -80,7 +81,7 @@ class Library:
                 url,
                 data=body if body.size_bytes else None,
                 headers={**usual, **dict(headers)},
-                timeout=left_s,
+                timeout=(min(connect_s, left_s), left_s),
                 allow_redirects=False,
                 stream=True,
             ) as answer:
