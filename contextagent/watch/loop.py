@@ -45,6 +45,7 @@ class Signals:
         self.fd, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         self._handlers = {number: signal.signal(number, _note) for number in (*_ENDING, _AGAIN, *_NEWS)}
+        os.register_at_fork(after_in_child=self._disown)
 
     def numbers(self) -> bytes:
         """Return the numbers of the signals that came since the last call."""
@@ -53,9 +54,20 @@ class Signals:
         except BlockingIOError:
             return b""
 
+    def _disown(self) -> None:
+        """In a child that goes on with this program: let signals do again what they do to any process.
+
+        The pipe is the watch's; where the child has closed it, a signal's byte would go into whatever it opens next.
+        """
+        if self._handlers:
+            signal.set_wakeup_fd(-1)
+            for number in self._handlers:
+                signal.signal(number, signal.SIG_DFL)
+
     def close(self) -> None:
         """Put back what was there before."""
-        for number, handler in self._handlers.items():
+        handlers, self._handlers = self._handlers, {}
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._before)
         os.close(self.fd)

@@ -16,6 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 
 from tests.machine import AGENT, run
+from tests.servers import Server, answer
 from tests.watching import Watching, free_port, until
 
 if TYPE_CHECKING:
@@ -198,6 +199,25 @@ def test_a_killed_watch_is_followed_by_one_that_goes_on(booted: Machine, port: i
         assert booted.run("drain", "--in", "3000").code == 0
         assert remaining(booted) <= 3001
     assert run([*AGENT, "trace", "verify", str(booted.root / "var/log/contextagent")]).code in (0, 2)
+
+
+def test_a_killed_watchs_child_that_still_waits_keeps_no_other_watch_out(
+    machine: Machine, disk: Path, port: int
+) -> None:
+    policy(machine, port)
+    with Server({"/machine/shutdowntime": answer("2000000000")}) as server:
+        (disk / "context.sh").write_text(f"MACHINEFEATURES={server.url}/machine\n")
+        (disk / "prolog.sh").write_text("#!/bin/sh\n")
+        machine.run("run", "--disk", str(disk))
+        server.scripts["/machine/shutdowntime"] = ["hang"]
+        asked = len(server.requests)
+        with Watching(machine) as first:
+            until(lambda: len(server.requests) > asked, "a child waits for the answer")
+            first.process.kill()
+            first.process.wait()
+        with Watching(machine) as second:
+            assert second.process.poll() is None
+            assert machine.facts("remaining")["shutdown_epoch_s"] <= 2_000_000_000
 
 
 def test_nothing_to_watch_ends_at_once_and_makes_nothing(machine: Machine) -> None:

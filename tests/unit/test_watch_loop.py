@@ -151,6 +151,21 @@ def test_sighup_begins_anew_and_sigterm_wins(host: SlowHost) -> None:
     hour._signals.close()
 
 
+def test_a_child_of_the_watch_dies_of_sigterm_and_writes_nothing_to_its_pipe(host: SlowHost) -> None:
+    hour = Hour(host, [])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.kill(os.getpid(), signal.SIGCHLD)
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os._exit(7)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert set(hour._signals.numbers()) <= {signal.SIGCHLD}  # the child's own end
+    hour._signals.close()
+
+
 def test_the_end_stands_still_while_the_clock_is_kept(host: SlowHost, machine: Machine) -> None:
     before = machine.text("etc/machinefeatures/shutdowntime")
     hour = Hour(host)
