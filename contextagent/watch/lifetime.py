@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextagent.runner.live import Live
     from contextagent.watch.room import Watch
 
+_MOST_SAID = 200
 _MOVING = ("epoch", "seconds")
 """Kinds of features that follow a clock, or an end; the record `lifetime` tells of those."""
 
@@ -129,14 +130,14 @@ class Lifetimes:
         live, problems = publish.publish(watch.host, stand, before=before.replace(read=dict(self._read)))
         watch.adopt(live)
         self._say(problem.text() for problem in (*stand.problems, *problems))
-        self._tell(before, live)
+        self._tell(before, live, is_mended=any(each.reason == publish.CHANGED for each in problems))
 
-    def _tell(self, before: Live, live: Live) -> None:
-        """Record an end that moved, or is another, and the features where something else changed."""
+    def _tell(self, before: Live, live: Live, *, is_mended: bool) -> None:
+        """Record an end that moved, or is another, and the features where something else changed, or was changed."""
         end = _announced(live)
         if end != _announced(before):
             self._watch.record("lifetime", shutdown_epoch_s=end[0], bound_by=end[1])
-        if _lasting(before) != _lasting(live):
+        if is_mended or _lasting(before) != _lasting(live):
             machine, job = (
                 {key.partition("/")[2]: text for key, text in live.features.items() if key.startswith(kind)}
                 for kind in ("machine/", "job/")
@@ -144,9 +145,11 @@ class Lifetimes:
             self._watch.record("features", machine=machine, job=job)
 
     def _say(self, lines: Iterable[str]) -> None:
-        """Say each thing once, until it is over."""
+        """Say each thing once; a service that says another nonsense each minute fills no memory."""
         for line in lines:
             if line not in self._said:
+                if len(self._said) >= _MOST_SAID:
+                    self._said.clear()
                 self._said.add(line)
                 self._watch.say(line)
 

@@ -125,13 +125,18 @@ def test_other_features_that_change_are_published_and_recorded(machine: Machine,
     assert records[-2:] == ["10.5", "11.5"]
 
 
-def test_a_file_that_somebody_changed_is_mended_within_a_minute(machine: Machine, disk: Path) -> None:
+def test_a_file_that_somebody_changed_is_mended_within_a_minute_and_in_the_trace(
+    machine: Machine, disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     host = booted(machine, disk, TTL="10")
     end = shutdowntime(machine)
     hour = Hour(host)
     hour.poller.at[host.boot_s + 30] = lambda: machine.put("etc/machinefeatures/shutdowntime", "1")
     hour.run(2 * TICK_S)
     assert shutdowntime(machine) == end
+    assert "was changed" in capfd.readouterr().err
+    records = [each for each in machine.trace() if each["ev"] == "features"]
+    assert records[-1]["machine"]["shutdowntime"] == str(end)
 
 
 EC2 = "/latest/meta-data/spot/instance-action"
