@@ -130,6 +130,7 @@ class Files:
             raise _cannot("make", path, error) from error
 
     def _make(self, real: str, mode: int, gid: int = -1, *, parents: int = 0o755) -> None:
+        mask = os.umask(0)  # a folder has its mode from its first moment: after a kill nobody comes back to set it
         try:
             os.mkdir(real, mode)
         except FileNotFoundError:
@@ -138,6 +139,8 @@ class Files:
         except FileExistsError:
             if not stat_bits.S_ISDIR(os.lstat(real).st_mode):
                 raise
+        finally:
+            os.umask(mask)
         if gid >= 0:
             os.chown(real, -1, gid)
         os.chmod(real, mode)

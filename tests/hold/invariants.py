@@ -144,8 +144,12 @@ def place_violations(tree: Mapping[str, str], clean: Mapping[str, str]) -> Itera
     """I5, I6: what is there is what a machine without faults has; nothing else, no temporary name, no other mode."""
     expected = normalised(clean)
     # An agent that could read neither the disk nor the machine's identity has rightly booted another instance, and one
-    # that could not reserve the trace's room in its own file keeps it in another.
-    others = re.compile(r"var/lib/contextagent/instances/local-|var/log/contextagent/\.reserve$")
+    # that could not reserve the trace's room in its own file keeps it in another.  Where the site's part has failed by
+    # the fault, whoever waits for the machine is told so.
+    others = re.compile(
+        r"var/lib/contextagent/instances/local-|var/log/contextagent/\.reserve$"
+        r"|etc/joboutputs/(receipt\.json|shutdown_message)$|run/contextagent/end(ed|ing)\.(json|lock)$"
+    )
     for path, mode in sorted(normalised(tree).items()):
         if others.match(path):
             continue
