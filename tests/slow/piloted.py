@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class Piloted:
         ends = {**features, "machine": {"shutdown_command": DOWN, **features.get("machine", {})}}
         guest.put("context/site.json", json.dumps({**site, "features": ends}))
         for place, source in (folders or {}).items():
-            subprocess.run(["cp", "-r", f"{source}/.", str(guest.root / place.strip("/"))], check=True)
+            shutil.copytree(source, guest.root / place.strip("/"))
         self._console = folder / "console"
         self._process: subprocess.Popen[bytes] | None = None
 
