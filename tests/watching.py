@@ -166,7 +166,7 @@ class Hour:
         self.poller = Hurried(host, self.watch.poller, self._is_busy)
         self.watch.poller = self.poller  # type: ignore[assignment]  # as far as the watch uses one, it is one
         self._signals = Signals()
-        self.parts = begin_parts(self.watch) if parts is None else parts
+        self.parts: list[Part] = begin_parts(self.watch) if parts is None else list(parts)
         self.loop = Loop(self.watch, self.parts, self._signals)
 
     def _is_busy(self) -> bool:

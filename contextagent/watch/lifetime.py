@@ -129,6 +129,8 @@ class Lifetimes:
             return  # the boot knew of something that is remembered no more: what it published stays
         live, problems = publish.publish(watch.host, stand, before=before.replace(read=dict(self._read)))
         watch.adopt(live)
+        if live != before:
+            watch.poke()  # others may be due sooner now
         self._say(problem.text() for problem in (*stand.problems, *problems))
         self._tell(before, live, is_mended=any(each.reason == publish.CHANGED for each in problems))
 

@@ -87,6 +87,29 @@ def test_an_end_that_a_service_changes_is_followed_within_a_minute(
     assert told(machine) == (ends if before else ends[1:])
 
 
+def test_every_part_hears_of_a_nearer_end_in_the_moment_in_which_it_is_read(machine: Machine, disk: Path) -> None:
+    features = Features()
+    with features.server:
+        host = booted(machine, disk, MACHINEFEATURES=features.url)
+        hour = Hour(host)
+        seen: list[tuple[float, int]] = []
+
+        class Listening:
+            def wake(self, now: Now) -> float | None:
+                seen.append((now.boot_s, len(hour.watch.live.ends)))
+                return None
+
+            def close(self) -> None:
+                pass
+
+        hour.parts.append(Listening())
+        changed_s = host.boot_s + 61
+        hour.poller.at[changed_s] = lambda: features.values.update(shutdowntime="2000000000")
+        hour.run(2 * TICK_S + 10)
+    first = next(at_s for at_s, ends in seen if ends)
+    assert first - changed_s <= TICK_S
+
+
 def test_a_service_that_fails_changes_nothing(machine: Machine, disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     features = Features(shutdowntime="2000000000", total_cpu="2")
     with features.server:
