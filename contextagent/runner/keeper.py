@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = "pilot"
 """Its name below `Host.run_folder`."""
-ORDER, STARTED, ENDED, STOPPING = "order", "started", "ended", "stopping"
+ORDER, TAKEN, STARTED, ENDED, STOPPING = "order", "taken", "started", "ended", "stopping"
 STOP, KILL = b"stop", b"kill"
 MARGIN_S = 25.0
 """What it may take, beside the time that a pilot has to end, until its whole tree is dead and its keeper has gone."""
@@ -204,6 +204,11 @@ def _tell(host: Host, number: int, why: str) -> bool:
             return False
         kept.wait_gone(host.files, folder(host, number), host.mono_ns() / 1e9 + _STEP_S)
     return True
+
+
+def is_taken_up(host: Host, number: int) -> bool:
+    """Return whether a keeper has read its order: then it may have done anything."""
+    return host.files.exists(f"{folder(host, number)}/{TAKEN}")
 
 
 def log_path(instance_id: str, number: int) -> str:

@@ -17,7 +17,7 @@ from contextagent.model import Limits
 from contextagent.pilots.signals import number_of
 from contextagent.runner import keeper
 from contextagent.runner.capture import Capture
-from contextagent.runner.keeper import ENDED, KILL, ORDER, STARTED, STOP, STOPPING, Order
+from contextagent.runner.keeper import ENDED, KILL, ORDER, STARTED, STOP, STOPPING, TAKEN, Order
 from contextagent.runner.readying import ready
 
 TYPE_CHECKING = False
@@ -69,6 +69,7 @@ def keep(host: Host, number: int) -> None:
 
 def _keep(host: Host, place: str, control: int, news: int) -> dict[str, Any]:
     order = Order(**jsontext.loads(host.files.read(f"{place}/{ORDER}", max_bytes=_MAX_ORDER_BYTES)))
+    _write(host, f"{place}/{TAKEN}", {"keeper": os.getpid()})
     host.files.remove(f"{place}/{ORDER}")  # it may hold what nobody else is to read
     account = None if order.account is None else Account(**order.account)
     made = ready(host, order, account)

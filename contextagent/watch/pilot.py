@@ -58,10 +58,9 @@ class Pilots:
         count = 1 if self._is_left else self._pilot["instances"] or 1
         known = keeper.load_course(watch.host)
         self._slots = {number: known.get(number, Slot(number=number)) for number in range(1, count + 1)}
-        self._slots.update(
-            {each.number: known[each.number] for each in keeper.look(watch.host) if each.number in known}
-        )
-        self._states = dict.fromkeys(self._slots, "waiting")
+        for each in keeper.look(watch.host):
+            self._slots[each.number] = _taken_up(each, known.get(each.number))
+        self._states = {each.number: "ended" if each.is_over else "waiting" for each in self._slots.values()}
         self._pids: dict[int, int | None] = {}
         self._news: dict[int, int] = {}
         self._going: set[int] = set()
@@ -109,13 +108,14 @@ class Pilots:
 
     def _start(self, slot: Slot, now: Now) -> float:
         """Have a keeper start it; what that does not bring about is a refusal like any other."""
+        self._slots[slot.number] = slot.replace(is_kept=True, is_told=False, starts=slot.starts + 1, stopped="")
+        self._remember()  # before: a watch that is killed here must not start one more each time
         try:
             keeper.start(self._watch.host, make_order(self._watch, slot.number, now, is_left=self._is_left))
         except (ContextAgentError, OSError) as error:
             cause = error.strerror or error if isinstance(error, OSError) else error
             self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
             return now.boot_s + _AGAIN_S
-        self._slots[slot.number] = slot.replace(is_kept=True, is_told=False, starts=slot.starts + 1, stopped="")
         self._states[slot.number] = "waiting"
         self._listen(slot.number)
         return now.boot_s + _AGAIN_S
@@ -156,6 +156,10 @@ class Pilots:
         self._going.discard(slot.number)
         self._pids.pop(slot.number, None)
         self._tell_start(slot, found)
+        slot = self._slots[slot.number]
+        if found.state == "lost" and not keeper.is_taken_up(self._watch.host, slot.number):
+            self._slots[slot.number] = slot = slot.replace(is_kept=False, starts=slot.starts - 1)
+            return slot  # whoever ordered it was killed before there was a keeper
         said = found.ended
         reason = str(said.get("reason", "lost"))
         if said and reason not in ENDINGS:
@@ -295,6 +299,13 @@ class Pilots:
         )
         if shown != self._watch.live.pilot:
             self._watch.change(pilot=shown)
+
+
+def _taken_up(found: Kept, known: Slot | None) -> Slot:
+    """Return a pilot of which there is a keeper's folder, as its course says; where that is lost, as it looks."""
+    if known is None:
+        return Slot(number=found.number, starts=1, is_kept=True, is_told=bool(found.started))
+    return known.replace(is_kept=True) if found.is_alive else known
 
 
 def _why(reason: str, signal: int | None) -> str:

@@ -452,6 +452,17 @@ def test_an_empty_file_is_known_by_its_size_or_absence(hangar: Hangar) -> None:
     assert (found.account, found.workdir) == (None, "/home/pilot-1")
 
 
+def test_an_order_that_no_keeper_has_read_is_known_as_such(hangar: Hangar) -> None:
+    assert not keeper.is_taken_up(hangar.host, 1)
+    place = keeper.folder(hangar.host, 1)
+    os.close(kept.lay_out(hangar.host.files, place))
+    hangar.host.files.write(f"{place}/{keeper.ORDER}", b"{}")
+    assert not keeper.is_taken_up(hangar.host, 1)
+    hangar.start()
+    hangar.ended()
+    assert keeper.is_taken_up(hangar.host, 1)
+
+
 def test_when_the_state_was_written_is_told(hangar: Hangar) -> None:
     assert keeper.state_changed_ns(hangar.host, "i") == 0
 
