@@ -39,6 +39,8 @@ _OURS = (1, 5)
 COMMAND = "machine/shutdown_command"
 OUTPUTS_S, MESSAGE_S = 30.0, 10.0
 """How long outputs and receipt together, and the message, may take to leave the machine."""
+_AGAIN = 0.2
+"""What of that is given to outputs that nobody took before: the end of a machine is not put off for them."""
 _SAYING_S, _TELLING_S = 2.0, 15.0
 _STEP_S = 0.05
 _MAX_BYTES = 1 << 14
@@ -57,6 +59,7 @@ class Word(Value):
         utc: When, RFC 3339.
         goes_off: Whether the machine ends now; else it was only told, and a later word that ends it counts.
         is_told: Whether the message has reached the job outputs.
+        tries: How often they have been tried in vain.
         is_off: Whether the end of the machine has been asked for, with success.
     """
 
@@ -67,6 +70,7 @@ class Word(Value):
     utc: str
     goes_off: bool = True
     is_told: bool = False
+    tries: int = 0
     is_off: bool = False
 
     def line(self) -> str:
@@ -201,14 +205,16 @@ def _tell(host: Host, live: Live, settings: Settings, said: Word) -> tuple[Live,
     from contextagent.runner import joboutputs  # noqa: PLC0415  # most boots end without a word
     from contextagent.runner.handover import hand_over  # noqa: PLC0415  # as above
 
-    problems = hand_over(host, live, settings, total_s=OUTPUTS_S)
+    share = _AGAIN if said.tries else 1.0
+    problems = hand_over(host, live, settings, total_s=OUTPUTS_S * share)
     is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
     # what a pilot writes until its end is handed over by the stop phase
     live = live.replace(is_handed_over=live.is_handed_over or not (is_busy or problems))
     if not said.is_told:
         outputs = joboutputs.outputs_of(live, settings)
-        problem = joboutputs.put(host, outputs, MESSAGE, said.line().encode(), total_s=MESSAGE_S)
-        problems += (problem,) if problem else _marked(host, said.replace(is_told=True))
+        problem = joboutputs.put(host, outputs, MESSAGE, said.line().encode(), total_s=MESSAGE_S * share)
+        problems += (problem,) if problem else ()
+        problems += _marked(host, said.replace(is_told=not problem, tries=said.tries + bool(problem)))
     return live, problems
 
 

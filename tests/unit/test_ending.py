@@ -167,6 +167,7 @@ def test_a_message_goes_by_put_and_again_until_it_is_taken(host: Host, trace: Tr
         ending.say(host, code=700, text="später", by=0, record=trace)
         live, problems = ending.tell(host, live, STANDARD)
         assert (reasons(problems), said(host).is_told) == (["output-not-delivered"], False)
+        assert said(host).tries == 1, "the next one is given less time"
         live, problems = ending.tell(host, live, STANDARD)
         assert (reasons(problems), said(host).is_told) == ([], True)
         ending.tell(host, live, STANDARD)

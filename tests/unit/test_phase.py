@@ -506,3 +506,10 @@ def test_what_a_machine_leaves_is_handed_over_after_its_last_script_and_before_i
     assert told(stand).startswith("100 ")
     assert [record["ev"] for record in stand.journal.events()][-4:] == ["end", "finish", "anchor", "shutdown"]
     assert stand.host.files.exists("/etc/joboutputs/receipt.json")
+
+
+def test_what_nobody_took_at_the_stop_is_in_the_status(stand: Stand) -> None:
+    published(stand)
+    store_live(stand.host, Live(boot_id="boot-1", outputs="/nowhere"))
+    run_phase(stand, stand.step("a"), phase="stop")
+    assert [each["reason"] for each in status(stand)["warnings"]] == ["output-not-delivered"] * 2
