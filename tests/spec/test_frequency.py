@@ -62,14 +62,24 @@ def test_a_once_script_that_failed_or_timed_out_is_done(machine: Machine, disk: 
 
 def test_stop_scripts_run_at_every_stop(machine: Machine, disk: Path) -> None:
     lay(disk, says(machine, "site/stop.d/a", "user/stop.d/b"))
-    boot(machine, disk)
     for count in (1, 2):
+        boot(machine, disk)
         boot(machine, disk, "stop")
         assert effects(machine) == ["site/stop.d/a stop", "user/stop.d/b stop"] * count
-    machine.reboot()
+        machine.reboot()
+
+
+def test_a_boot_is_stopped_once_and_again_after_it_was_done_again(machine: Machine, disk: Path) -> None:
+    lay(disk, says(machine, "site/stop.d/a"))
+    boot(machine, disk)
+    for _ in range(2):
+        boot(machine, disk, "stop")
+        assert len(effects(machine)) == 1
     boot(machine, disk)
     boot(machine, disk, "stop")
-    assert len(effects(machine)) == 6
+    assert len(effects(machine)) == 2
+    boot(machine, disk, "stop", "--force")
+    assert len(effects(machine)) == 3
 
 
 def test_another_instance_of_the_same_image_runs_once_scripts_again(machine: Machine, disk: Path) -> None:
