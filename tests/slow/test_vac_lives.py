@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.tars import file, tgz
+from tests.traces import verified
 from tests.vac.factory import Machinetype
 from tests.vac.vm import World
 
@@ -104,8 +105,13 @@ def go(world: World) -> None:
 
 
 def said(world: World) -> str | None:
-    """Return the shutdown message once the machine has gone, its bytes and no more; nothing of it lived on."""
+    """Return the shutdown message, its bytes and no more, once the machine has gone.
+
+    Nothing of the agent and its pilot had lived on by then, and the trace, which many processes wrote, is whole.
+    """
     world.factory.run_until_ended()
+    traces = sorted((world.vm.guest.root / "var/log/contextagent").glob("trace-*.jsonl"))
+    assert [boot.verdict for path in traces for boot in verified([path.read_bytes()]).boots] == ["intact"] * len(traces)
     left = {pid: words for pid, words in world.vm.processes().items() if "contextagent" in words or "sleep" in words}
     assert set(left) <= {1}, left
     return world.machine.output("shutdown_message")
@@ -149,7 +155,7 @@ def test_a_pilot_without_work_ends_its_machine_and_its_factory_waits(tmp_path: P
         kinds = [record["ev"] for record in events(world)]
         assert kinds.count("finish") == kinds.count("shutdown") == 1
         assert kinds.index("finish") < kinds.index("shutdown")
-        assert vm.status()["pilot"]["code"] == 300
+        assert vm.status()["pilot"]["state"] == "ended"
 
 
 def test_a_pilot_of_the_policy_that_has_done_its_work_is_told_as_200_and_its_log_is_handed_over(tmp_path: Path) -> None:
@@ -211,11 +217,41 @@ def test_a_machine_that_its_factory_ends_says_100_and_takes_its_pilot_along(tmp_
         assert world.vm.status()["pilot"]["state"] == "ended"
 
 
+def test_a_pilot_that_is_not_there_is_told_as_500(tmp_path: Path) -> None:
+    with World(tmp_path, vac("")) as world:
+        world.boot({"preset": "vacuum", "pilot": {"framework": "command", "command": "/opt/no-such-pilot"}})
+        assert (said(world) or "").startswith("500 ")
+        assert world.factory.is_backing_off
+
+
+def test_where_the_factory_names_a_shutdown_command_that_one_ends_the_machine(tmp_path: Path) -> None:
+    kind = vac(NO_WORK, extras={"shutdown_command": "/usr/sbin/site-end"})
+    with World(tmp_path, kind) as world:
+        world.vm.guest.put("usr/sbin/site-end", "#!/bin/sh\nexec /usr/sbin/shutdown -h +0 by the site\n", 0o755)
+        world.boot(VACUUM)
+        until_piloted(world)
+        go(world)
+        assert said(world) == "300 no more work"
+        assert world.vm.text("shut-down") == "/usr/sbin/shutdown -h +0 by the site\n"
+
+
+def test_of_a_pilot_that_ended_nothing_is_left_on_a_machine_that_stays(tmp_path: Path) -> None:
+    with World(tmp_path, vac("", heartbeat_file=BEAT)) as world:
+        vm = world.boot(policy(LEAVES, on_exit="idle"))
+        until_piloted(world)
+        vm.until(lambda: "sleep 4711" in vm.processes().values(), "its daemon runs")
+        go(world)
+        vm.until(lambda: vm.status()["pilot"]["state"] == "ended", "the pilot has ended")
+        vm.until(lambda: "sleep 4711" not in vm.processes().values(), "its daemon has gone")
+        beats(world, 2)
+        assert (vm.status()["pilot"]["code"], world.machine.output("shutdown_message")) == (200, None)
+        world.factory.shutdown_s = int(time.time()) - 1
+        assert (said(world) or "").startswith("100 ")
+
+
 def watch_of(vm: NamespaceVM) -> int:
-    """Return the process id of the VM's watch; 0 while there is none."""
-    found = [pid for pid, words in vm.processes().items() if words.split()[-1:] == ["watch"]]
-    assert len(found) < 2, vm.processes()
-    return found[0] if found else 0
+    """Return the process id of the VM's watch; 0 while there is none.  A child of its has the same words."""
+    return int(vm.text("run/contextagent/watch.pid") or 0)
 
 
 def test_a_watch_that_hangs_costs_a_machine_its_heartbeat_and_its_stop_phase_runs_all_the_same(tmp_path: Path) -> None:

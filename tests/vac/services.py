@@ -95,6 +95,9 @@ class _Server(ThreadingHTTPServer):
     services: Services
     daemon_threads = True
 
+    def handle_error(self, *_: object) -> None:
+        """Let a client go that did not wait for its answer: it may have been killed."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """What both have in common."""
