@@ -165,6 +165,11 @@ def furnish(host: Host, standing: Standing, account: Account | None) -> tuple[Pr
 def withdraw(host: Host, ours: Collection[str]) -> tuple[Problem, ...]:
     """Take back what an earlier boot published, where this one has nothing to say."""
     problems = _fill_both(host, {}, {}, ours)
+    for folder in FOLDERS.values():
+        try:
+            os.rmdir(host.files.real(folder))
+        except OSError:
+            pass  # it is not there, no folder, or others keep something in it
     problems += _tell_shutdown(host, "")
     for path in texts.profiles(""):
         problems += _settle(host, path, "")
