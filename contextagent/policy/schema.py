@@ -5,7 +5,8 @@ it.  It is plain tuples, so that a boot pays nothing measurable for it.
 
 A type is a tuple: its kind, then what bounds it (see `describe`).  Who may set a key is a word a voice: `I` the image's
 policy, `S` the site, `D` the site by disk only, `U` the user; after the letter `<` means only tighter or earlier than
-the voice above, `>` only stricter, `^` up to the ceiling, `/` only for one's own scripts, `?` if `pilot.from_user`.
+the voice above, `>` only stricter, `^` up to the ceiling, `/` only for one's own scripts, `?` only for a pilot of one's
+own (`policy.userpilot`).
 """
 
 from __future__ import annotations

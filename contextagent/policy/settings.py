@@ -228,13 +228,15 @@ class _Merging:
         """Take in what a voice says, as far as it may."""
         self._warnings += layer.warnings
         above = dict(self._spoken)
+        told: set[str] = set()
         for name, said in layer.values.items():
             key = find(name)
             rule = key.rule(layer.voice) if key else None
             if key is None or rule is None:
                 continue  # the reader has warned; a layer made otherwise says nothing here either
             why = self._refusal(key, rule, said, above, layer)
-            if why and key.is_supported:
+            if why and key.is_supported and not (rule == "?" and why in told):
+                told.add(why)
                 message = f"cannot set '{name}' to {shown(said.value)}: {why}, ignoring it"
                 reason = "not-yet-supported" if "not yet" in why else "looser"
                 self._warnings.append(Problem(reason=reason, message=message, path=said.path, line=said.line))
@@ -260,8 +262,10 @@ class _Merging:
                 return f"only stricter than {shown(bound)} ({origin}) is allowed"
             case "^" if not _is_within(key, said.value, self._view["user.ceiling"]):
                 return f"'user.ceiling' is {self._view['user.ceiling']} ({self._view.origin('user.ceiling').text()})"
-            case "?" if not self._view["pilot.from_user"]:
-                return f"'pilot.from_user' is no ({self._view.origin('pilot.from_user').text()})"
+            case "?":
+                from contextagent.policy.userpilot import refusal  # noqa: PLC0415  # most users bring no pilot
+
+                return refusal(key, said.value, self._view, above)
             case "/":
                 return self._script_refusal(key, said, above, layer)
             case _:

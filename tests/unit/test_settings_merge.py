@@ -368,3 +368,91 @@ def test_a_pilot_that_could_be_started_nowhere_is_told_where_it_was_asked_for(si
 def test_what_one_voice_leaves_out_of_a_pilot_another_may_have_said() -> None:
     settings = merged("pilot: {args: [-q, CLOUD]}", "pilot: {framework: panda}")
     assert told(settings) == []
+
+
+BRINGS = "pilot: {from_user: yes}"
+
+
+@pytest.mark.parametrize(
+    ("image", "site", "user", "key", "holds", "cause"),
+    [
+        (BRINGS, "", "pilot: {user: root}", "pilot.user", None, "only contextuser is allowed"),
+        (BRINGS, "", "pilot: {user: daemon}", "pilot.user", None, "only contextuser is allowed"),
+        (BRINGS, "", "pilot: {user: contextuser}", "pilot.user", "contextuser", ""),
+        ("preset: vacuum", "", "pilot: {user: root}", "pilot.user", "root", ""),
+        (BRINGS, "pilot: {user: grid}", "pilot: {user: contextuser}", "pilot.user", "grid", "only grid is allowed"),
+        (BRINGS, "pilot: {user: grid}", "pilot: {framework: dirac}", "pilot.framework", "dirac", ""),
+        (
+            BRINGS,
+            "pilot: {framework: panda}",
+            "pilot: {framework: dirac}",
+            "pilot.framework",
+            "panda",
+            "'pilot.framework'",
+        ),
+        (BRINGS, "pilot: {command: x}", "pilot: {command: y}", "pilot.command", "x", "not the user's to bring"),
+        (
+            BRINGS,
+            "pilot: {credential: {path: /x}}",
+            "pilot: {command: y}",
+            "pilot.command",
+            None,
+            "'pilot.credential.path'",
+        ),
+        (
+            BRINGS,
+            "pilot: {require_trace: configured}",
+            "pilot: {require_trace: no}",
+            "pilot.require_trace",
+            "configured",
+            "stricter",
+        ),
+        (
+            BRINGS,
+            "pilot: {require_trace: configured}",
+            "pilot: {require_trace: reachable}",
+            "pilot.require_trace",
+            "reachable",
+            "",
+        ),
+        (
+            BRINGS,
+            "pilot: {min_lifetime_s: 60}",
+            "pilot: {min_lifetime_s: 59}",
+            "pilot.min_lifetime_s",
+            60,
+            "not less than 60",
+        ),
+        (
+            BRINGS,
+            "pilot: {min_lifetime_s: 60}",
+            "pilot: {min_lifetime_s: none}",
+            "pilot.min_lifetime_s",
+            60,
+            "not less than 60",
+        ),
+        (BRINGS, "", "pilot: {min_lifetime_s: 59}", "pilot.min_lifetime_s", 59, ""),
+        (BRINGS, "", "pilot: {stop: {timeout_s: 61}}", "pilot.stop.timeout_s", 60, "not more than 60"),
+        (BRINGS, "pilot: {stop: {timeout_s: 600}}", "pilot: {stop: {timeout_s: 300}}", "pilot.stop.timeout_s", 300, ""),
+    ],
+)
+def test_a_user_brings_a_pilot_of_its_own_and_loosens_nothing(
+    image: str, site: str, user: str, key: str, holds: object, cause: str
+) -> None:
+    settings = merged(image, site, user)
+    assert settings[key] == holds
+    warnings = [each.message for each in settings.warnings if each.path == "u"]
+    assert bool(warnings) == bool(cause)
+    assert all(cause in each for each in warnings)
+
+
+def test_a_user_who_may_bring_no_pilot_is_told_once() -> None:
+    settings = merged(
+        BRINGS, "pilot: {framework: panda, args: [-q, x]}", "pilot: {framework: command, command: y, args: [z]}"
+    )
+    (warning,) = settings.warnings
+    assert warning.text() == (
+        "u:1: cannot set 'pilot.framework' to command: the pilot is not the user's to bring, 'pilot.framework' is said "
+        "(site-disk s:1), ignoring it"
+    )
+    assert (settings["pilot.command"], settings["pilot.args"]) == (None, ("-q", "x"))
