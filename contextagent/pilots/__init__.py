@@ -45,7 +45,7 @@ class Setting(Value):
 
 
 class Launch(Value):
-    """How one pilot is started: program and arguments, all of its environment, files (0600) below its folder."""
+    """How one pilot is started: program and arguments, variables its framework adds, files (0600) below its folder."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
