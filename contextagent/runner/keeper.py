@@ -52,7 +52,7 @@ class Order(Value):
         boot_id: Of this boot.
         account: The fields of its account; None for the caller's rights.
         is_alone: Whether nothing else runs as that account.
-        is_users: Whether the user chose what `pilot.credential.path` says, so that it can't be root's.
+        is_users: Whether the user chose its folder or its credential, so that neither can be root's.
         script: What is started in the place of what the framework says: the `epilog.sh` that a user left.
         environment: What its variables are made of, beside what is the same for every pilot.
         workdir: Folder it runs in.

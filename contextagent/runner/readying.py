@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from contextagent.host import Host
     from contextagent.host.accounts import Account
+    from contextagent.host.files import Files
     from contextagent.runner.credential import Credential
     from contextagent.runner.keeper import Order
 
@@ -129,13 +130,16 @@ class Ready:
     # ---- its folder and files ----
 
     def _make_workdir(self) -> None:
-        """Make the folder 0700 with the account's rights where it may, else with root's and hand it over."""
+        """Make the folder 0700 with the account's rights where it may; where only root may, make it and hand it over.
+
+        Root does so for the image and the site alone, and not where anybody else could lead it elsewhere by a link.
+        """
         path, files, account = self._order.workdir, self._host.files, self._account
         if not files.exists(path):
             try:
                 self._as_account(lambda: files.make_folder(path), "workdir")
             except NotReadyError:
-                if account is None:
+                if account is None or self._order.is_users or not _is_roots_way(files, os.path.dirname(path)):
                     raise
                 files.make_folder(path)
                 os.chown(files.real(path), account.uid, account.gid, follow_symlinks=False)
@@ -265,6 +269,17 @@ def _check_filled(real: str, key: str, path: str) -> None:
         raise CannotWriteError(f"'{path}' ('pilot.{key}') can't be read: {error.strerror}") from error
     if not is_filled:
         raise CannotWriteError(f"'{path}' ('pilot.{key}') is empty")
+
+
+def _is_roots_way(files: Files, path: str) -> bool:
+    """Return whether nobody but root can change where a path of the guest leads, as far as it exists."""
+    while path != "/":
+        if files.exists(path):
+            found = os.lstat(files.real(path))
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
+                return False
+        path = os.path.dirname(path)
+    return True
 
 
 def _put(host: Host, path: str, data: bytes) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from contextagent.watch.room import Watch
 
 
+_PATHS = ("workdir", "credential.path")
+
+
 def make_order(watch: Watch, number: int, now: Now, *, is_left: bool) -> Order:
     """Return the order for one pilot.
 
@@ -51,7 +54,7 @@ def make_order(watch: Watch, number: int, now: Now, *, is_left: bool) -> Order:
         job_outputs=host.files.real(outputs) if outputs.startswith("/") else outputs,
         log=keeper.log_path(watch.state.instance_id, number),
         is_alone=count == 1 and bool(account) and name != "root",
-        is_users=settings.origin("pilot.credential.path").voice == "user",
+        is_users=any(settings.origin(f"pilot.{key}").voice == "user" for key in _PATHS),
         script=f"{WORKING}/{EPILOG}" if is_left else "",
         environment=_script_environment(watch) if is_left else {"CONTEXTAGENT_INSTANCE_ID": watch.state.instance_id},
         remaining_s=left.remaining_s if left else None,

@@ -123,10 +123,25 @@ def test_an_account_is_named_in_the_environment(hangar: Hangar) -> None:
 
 @needs_root
 def test_the_folder_is_the_accounts_alone(hangar: Hangar) -> None:
-    for workdir in ("/home/pilot-1", "/scratch/plt", "/home/pilot-1"):
+    for workdir in ("/home/pilot-1", "/scratch/below/plt", "/home/pilot-1"):
         made(hangar, hangar.order(is_account=True, workdir=workdir), is_account=True)
         found = os.stat(hangar.real(workdir))
         assert (found.st_uid, found.st_mode & 0o7777) == (hangar.account.uid, 0o700)
+
+
+@needs_root
+def test_root_makes_no_folder_that_the_user_named_or_could_lead_elsewhere(hangar: Hangar) -> None:
+    hangar.host.files.make_folder("/etc", 0o755)
+    order = hangar.order(is_account=True, workdir="/etc/mine", is_users=True)
+    assert refused(hangar, order, is_account=True)[0] == "workdir"
+    os.symlink(hangar.real("/etc"), hangar.real("/home/link"))
+    os.symlink(hangar.real("/etc"), hangar.real("/link"))
+    hangar.host.files.make_folder("/open", 0o777)
+    os.symlink(hangar.real("/etc"), hangar.real("/open/link"))
+    for workdir in ("/home/link/mine", "/link/mine", "/open/link/mine"):
+        order = hangar.order(is_account=True, workdir=workdir)
+        assert refused(hangar, order, is_account=True)[0] == "workdir"
+    assert not hangar.host.files.exists("/etc/mine")
 
 
 @needs_root

@@ -10,7 +10,7 @@ import pytest
 from contextagent.model import Plan, Step
 from contextagent.pilots.steps import IF_LEFT
 from contextagent.policy.settings import load_material, merge
-from contextagent.runner import keeper, pilotsteps
+from contextagent.runner import keeper, pilotsteps, wishes
 from contextagent.runner.folders import WORKING
 from contextagent.runner.live import Live, load_live, store_live
 from contextagent.runner.phase import PhaseRun
@@ -203,6 +203,21 @@ def test_the_status_says_that_the_pilot_has_ended(hangar: Hangar) -> None:
     assert live is not None
     assert live.pilot == {**WAITING, "state": "ended", "reason": "stop"}
     assert noted[0]["framework"] == "panda"
+
+
+def test_where_a_watch_tells_how_it_ended_the_stop_does_not(hangar: Hangar, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangar.start("sleep 100")
+    hangar.running()
+    noted: list[str] = []
+
+    class Notes:
+        def record(self, _ev: str, **facts: Any) -> bool:
+            noted.append(facts["state"])
+            return True
+
+    monkeypatch.setattr(wishes, "is_watched", lambda _: True)
+    pilotsteps.stop(hangar.host, Notes())  # type: ignore[arg-type]  # as above
+    assert noted == ["stopping"]
 
 
 def test_one_that_can_not_be_killed_is_a_problem(hangar: Hangar, monkeypatch: pytest.MonkeyPatch) -> None:
