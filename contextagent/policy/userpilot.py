@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from contextagent.policy.schema import Key
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 CHOSEN = ("pilot.framework", "pilot.command", "pilot.credential.path")
 """Where the policy or the site says one of these, the pilot is theirs, and so is its credential."""
+ROOTS_CODES = (1, 5)
+"""First digits of the codes that only root may say (docs/reference/lifetime.md)."""
 _TRACE = ("no", "configured", "reachable")
 
 
@@ -42,5 +44,15 @@ def refusal(key: Key, value: Any, settings: Settings, above: Mapping[str, Any]) 
             return "" if is_fine else f"not less than {bound} is allowed"
         case "pilot.stop.timeout_s":
             return "" if value <= bound else f"not more than {bound} is allowed"
+        case "pilot.result.exit_codes":
+            return _code_problem(value.values(), settings)
+        case "pilot.result.log_patterns":
+            return _code_problem([each["code"] for each in value], settings)
         case _:
             return ""
+
+
+def _code_problem(codes: Iterable[int], settings: Settings) -> str:
+    """Return why shutdown codes are not the user's to say, as with `contextagent finish`."""
+    is_roots = any(code // 100 in ROOTS_CODES for code in codes) and settings["user.profile"] != "root"
+    return "codes 1xx and 5xx are the host's and the site's" if is_roots else ""
