@@ -125,7 +125,9 @@ class Supervised:
 
     @property
     def main_pid(self) -> int:
-        """The script's own process as this process sees it, while it runs; 0 where it can't be found."""
+        """The script's own process as this process sees it; in a PID namespace, 0 once it can't be found any more."""
+        if not self.has_own_pids:
+            return int(self._said.split()[1]) if self.is_started else 0
         found = (pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(pid) == self._pid)
         return min(found, default=0)  # what it leaves behind comes to the supervisor as well, and is younger as a rule
 

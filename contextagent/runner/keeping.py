@@ -157,7 +157,7 @@ class _Minding:
     def _say_started(self, child: Supervised, place: str, news: int) -> None:
         timeout_s = self._order.pilot["stop.timeout_s"]
         box = "pid-namespace" if child.has_own_pids else "tree"
-        said = {"pid": child.main_pid, "supervisor": child.supervisor_pid, "box": box, "stop_s": timeout_s}
+        said = {"pid": child.main_pid or None, "supervisor": child.supervisor_pid, "box": box, "stop_s": timeout_s}
         whose: dict[str, Any] = {"workdir": self._order.workdir, "account": None, "uid": self._host.caller()[0]}
         if self._account:
             whose.update(account=self._account.name, uid=self._account.uid)

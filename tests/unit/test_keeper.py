@@ -73,6 +73,12 @@ def test_a_pilots_own_process_is_what_is_told_as_its_pid(hangar: Hangar) -> None
     assert hangar.running().pid == int(hangar.host.files.read("/home/pilot-1/pid", max_bytes=99))
 
 
+@needs_root
+def test_a_pilot_that_ends_at_once_has_no_pid_rather_than_a_wrong_one(hangar: Hangar) -> None:
+    hangar.start("exit 0", is_account=True)
+    assert hangar.ended().started["pid"] != 0
+
+
 def test_what_a_pilot_leaves_dies_with_it_wherever_it_went(hangar: Hangar) -> None:
     hangar.start("(setsid sh -c 'sleep 100 & sleep 101 &' &) ; nohup sleep 102 >/dev/null 2>&1 & sleep 0.2")
     assert hangar.ended().ended["exit_code"] == 0

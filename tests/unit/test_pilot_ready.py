@@ -123,6 +123,7 @@ def test_an_account_is_named_in_the_environment(hangar: Hangar) -> None:
 
 @needs_root
 def test_the_folder_is_the_accounts_alone(hangar: Hangar) -> None:
+    hangar.host.files.make_folder("/scratch", 0o755)
     for workdir in ("/home/pilot-1", "/scratch/below/plt", "/home/pilot-1"):
         made(hangar, hangar.order(is_account=True, workdir=workdir), is_account=True)
         found = os.stat(hangar.real(workdir))
