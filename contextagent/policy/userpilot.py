@@ -43,7 +43,8 @@ def refusal(key: Key, value: Any, settings: Settings, above: Mapping[str, Any]) 
             is_fine = bound is None or (value is not None and value >= bound)
             return "" if is_fine else f"not less than {bound} is allowed"
         case "pilot.stop.timeout_s":
-            return "" if value <= bound else f"not more than {bound} is allowed"
+            is_fine = bound is None or (value is not None and value <= bound)
+            return "" if is_fine else f"not more than {bound} is allowed"
         case "pilot.result.exit_codes":
             return _code_problem(value.values(), settings)
         case "pilot.result.log_patterns":

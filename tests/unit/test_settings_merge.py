@@ -275,8 +275,18 @@ def values_of(kind: Type) -> st.SearchStrategy[Any]:
             return st.none() | st.integers(kind[1], kind[2])
         case "flag":
             return st.booleans()
+        case "list":
+            return st.lists(said_of(kind[1]), max_size=2).map(tuple)
+        case "map":
+            return st.dictionaries(st.sampled_from(["1", "2"]), said_of(kind[1]), max_size=2)
+        case "record":
+            return st.fixed_dictionaries({name: said_of(field) for name, field, _ in kind[1:]})
         case _:
             return st.sampled_from(["a", "b"])
+
+
+def said_of(kind: Type) -> st.SearchStrategy[Any]:
+    return values_of(kind).filter(lambda value: value is not None)
 
 
 NAMES = [row[0].replace("ID", each).replace("KEY", "hs06") for row in ROWS for each in (SITE, USER)]
