@@ -29,11 +29,8 @@ FUNCTIONS = """
 cd /run/lab/out
 watch() { # the process id of the watch, once there is one, and another one than $1
     while :; do
-        for each in /proc/[0-9]*; do
-            case $(tr '\\0' ' ' <$each/cmdline 2>/dev/null) in
-                *"contextagent watch ") [ ${each#/proc/} = "${1:-none}" ] || { echo ${each#/proc/}; return; } ;;
-            esac
-        done
+        pid=$(cat /run/contextagent/watch.pid /var/run/contextagent/watch.pid 2>/dev/null | head -n 1)
+        [ -z "$pid" ] || [ "$pid" = "$1" ] || [ ! -d /proc/$pid ] || { echo $pid; return; }
         sleep 0.2
     done
 }
