@@ -337,10 +337,13 @@ def _make_parent(host: Host, path: str) -> None:
 
 
 def _write_new(real: str, text: str) -> None:
-    fd = os.open(real, _NEW, _MODE)
+    mask = os.umask(0)  # a chmod for each of them would be the most costly part
+    try:
+        fd = os.open(real, _NEW, _MODE)
+    finally:
+        os.umask(mask)
     try:
         write_all(fd, text.encode("utf-8", "replace"))
-        os.fchmod(fd, _MODE)
     finally:
         os.close(fd)
 
