@@ -1,4 +1,4 @@
-"""C8: the watch is killed, or refused by the disk, at any call that changes something; the next one puts all right."""
+"""C1, C2 of the watch: killed, or refused by the disk, at calls that change something; the next one puts all right."""
 
 from __future__ import annotations
 
