@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from contextagent.host.accounts import Account
 
 _LONGEST_ERROR_BYTES = 4096
+_MOST_NAMES_BYTES = 1 << 15
+"""What a pipe holds without a reader, on any kernel."""
 _PATIENCE_S = 20
 """What a home on a slow network file system may take; then the child is ended by its own alarm."""
 
@@ -43,6 +45,30 @@ def as_account(account: Account, work: Callable[[], None]) -> None:
         raise CannotWriteError(
             said.decode("utf-8", "replace") or f"cannot act as '{account.name}': it did not end in time"
         )
+
+
+def names_as(account: Account, real: str) -> list[str]:
+    """Return the names in a folder of this machine, sorted, as the account may list it: at most 32 KiB of them.
+
+    Raises:
+        CannotWriteError: It may not, or there is none.
+    """
+    read_end, write_end = os.pipe()
+
+    def work() -> None:
+        names = b"".join(os.fsencode(name) + b"\0" for name in sorted(os.listdir(real)))
+        os.write(write_end, names[: names.rfind(b"\0", 0, _MOST_NAMES_BYTES) + 1])
+
+    try:
+        as_account(account, work)
+        os.close(write_end)
+        write_end = -1
+        data = os.read(read_end, _MOST_NAMES_BYTES)
+    finally:
+        os.close(read_end)
+        if write_end >= 0:
+            os.close(write_end)
+    return [os.fsdecode(name) for name in data.split(b"\0")[:-1]]
 
 
 def _child(account: Account, work: Callable[[], None], write_end: int) -> None:

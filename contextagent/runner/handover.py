@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from contextagent.errors import CannotWriteError
+from contextagent.host.rights import names_as
 from contextagent.runner import joboutputs
 
 TYPE_CHECKING = False
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from contextagent.host import Host
+    from contextagent.host.accounts import Account
     from contextagent.model import Problem
     from contextagent.policy.settings import Settings
     from contextagent.runner.joboutputs import Outputs
@@ -54,7 +57,7 @@ def _pilots(host: Host, outputs: Outputs, settings: Settings, end_s: float) -> l
     problems: list[Problem] = []
     for kept in keeper.look(host):
         account = host.account(kept.account) if kept.account and not host.is_caller else None
-        for name, path in _files(host, kept.workdir, [named] if isinstance(named, str) else named):
+        for name, path in _files(host, kept.workdir, [named] if isinstance(named, str) else named, account):
             left_s = max(end_s - time.monotonic(), _LEAST_S)
             called = name if kept.number == 1 else f"{kept.number}-{name}"
             problem = joboutputs.put(host, outputs, called, path, total_s=left_s, account=account)
@@ -62,8 +65,10 @@ def _pilots(host: Host, outputs: Outputs, settings: Settings, end_s: float) -> l
     return problems
 
 
-def _files(host: Host, workdir: str, named: list[str] | tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield what each file is called there, and its guest path."""
+def _files(
+    host: Host, workdir: str, named: list[str] | tuple[str, ...], account: Account | None
+) -> Iterator[tuple[str, str]]:
+    """Yield what each file is called there, and its guest path; a folder is listed with the account's rights, too."""
     for each in named:
         folder, _, pattern = (each if each.startswith("/") else f"{workdir}/{each}").rpartition("/")
         if not any(char in pattern for char in "*?["):
@@ -71,8 +76,9 @@ def _files(host: Host, workdir: str, named: list[str] | tuple[str, ...]) -> Iter
             continue
         from fnmatch import fnmatchcase  # noqa: PLC0415  # few patterns are given
 
+        real = host.files.real(folder)
         try:
-            names = sorted(os.listdir(host.files.real(folder)))
-        except OSError:
+            names = names_as(account, real) if account else sorted(os.listdir(real))
+        except (OSError, CannotWriteError):
             continue  # the pilot made no such folder
         yield from [(name, f"{folder}/{name}") for name in names if fnmatchcase(name, pattern)][:_MOST]

@@ -405,18 +405,24 @@ def test_a_receipt_that_nobody_takes_is_said(host: Host) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root acts with another account's rights")
 def test_root_reads_no_output_that_the_pilots_account_could_not_read(tmp_path: Path, host: Host) -> None:
-    tmp_path.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:2], tmp_path / "root"):
+        folder.chmod(0o755)
     workdir = pilot(host, 1)
     real = Real(host.root)
     real.files.make_folder("/etc", 0o755)
     real.files.write("/etc/passwd", b"pilot:x:990:990::/home/pilot-1:/bin/sh\n", mode=0o644)
     real.files.write("/etc/secret", b"root's own")
-    real.files.write(
-        f"{real.run_folder}/pilot/1/started", json.dumps({"workdir": workdir, "account": "pilot"}).encode()
-    )
-    problems = hand_over(real, live_of(real), with_settings(pilot__outputs=("/etc/secret",)), total_s=20)
-    assert reasons(problems) == ["output-not-delivered"]
-    assert handed(real) == {"receipt.json"}
+    real.files.make_folder("/etc/closed")
+    real.files.write("/etc/closed/name", b"root's own", mode=0o644)
+    real.files.write(f"{workdir}/mine", b"mine", mode=0o644)
+    real.files.make_folder("/home", 0o755)
+    real.files.give(workdir, 990, 990)
+    started = {"workdir": workdir, "account": "pilot"}
+    real.files.write(f"{real.run_folder}/pilot/1/started", json.dumps(started).encode())
+    settings = with_settings(pilot__outputs=("/etc/secret", "/etc/closed/*", "*"))
+    problems = hand_over(real, live_of(real), settings, total_s=20)
+    assert reasons(problems) == ["output-not-delivered"], "the names in a closed folder are not even told"
+    assert handed(real) == {"mine", "receipt.json"}
 
 
 @pytest.mark.parametrize(
