@@ -186,7 +186,7 @@ ROWS: tuple[tuple[str, Type, Any, str, bool, str], ...] = (
     ("pilot.ca_dir", PATH, None, "I S U?", NOW, "folder of CA certificates"),
     ("pilot.voms_dir", PATH, None, "I S U?", NOW, "folder of VOMS servers"),
     ("pilot.vomses", PATH, None, "I S U?", NOW, "file or folder of VOMS addresses"),
-    ("pilot.instances", COUNT, None, "I S U?", NOW, "how many"),
+    ("pilot.instances", ("int", "", 1, 1024), None, "I S U?", NOW, "how many"),
     ("pilot.min_lifetime_s", SECONDS_0, None, "I S U?", NOW, "no start with less left"),
     ("pilot.stop.signal", ("signal",), "TERM", "I S U?", NOW, "signal that ends it"),
     ("pilot.stop.command", COMMAND, None, "I S U?", NOW, "command that ends it"),

@@ -15,6 +15,7 @@ from contextagent.pilots.conditions import NO_PILOT, Standing, refusal
 from contextagent.pilots.course import ENDINGS, FAILED, SITE, Slot, ended, last_word
 from contextagent.pilots.frameworks import code_of
 from contextagent.pilots.steps import account_of, is_asked, settings_of, summary
+from contextagent.policy.settings import hear, load_image_policy
 from contextagent.runner import keeper, wishes
 from contextagent.runner.state import load
 from contextagent.runner.status import result_of
@@ -66,6 +67,7 @@ class Pilots:
         self._going: set[int] = set()
         self._state = watch.state
         self._state_ns = 0
+        self._is_banned: bool = settings["ban.pilot"]
         watch.at_change(f"{watch.host.run_folder}/{keeper.FOLDER}")
 
     def wake(self, now: Now) -> float | None:
@@ -191,7 +193,7 @@ class Pilots:
 
     def _refuse(self, slot: Slot, reason: str, message: str) -> Slot:
         """Note why it does not start, and say so where that is new."""
-        is_news = (slot.reason, slot.message) != (reason, message)
+        is_news = (slot.reason, _shape(slot.message)) != (reason, _shape(message))
         slot = slot.replace(reason=reason, message=message)
         self._slots[slot.number] = slot
         self._states[slot.number] = "refused"
@@ -211,7 +213,16 @@ class Pilots:
             state = load(host)
             if state is not None and state.boot_id == host.boot_id():
                 self._state = state
+                self._is_banned = self._hear_ban(state)
         return self._state.phases.get(_PHASE, {}).get("state") in ("ok", "degraded", "failed")
+
+    def _hear_ban(self, state: State) -> bool:
+        """Return whether the site bans pilots by what it says now: a `run` by hand may have brought its new word."""
+        try:
+            image = load_image_policy(self._watch.host, None, may_write=False)
+        except ContextAgentError:
+            return self._is_banned
+        return bool(hear(image, state.supplies, state.layers).settings["ban.pilot"])
 
     def _standing(self, now: Now) -> Standing:
         settings, live, state = self._watch.settings, self._watch.live, self._state
@@ -220,7 +231,7 @@ class Pilots:
             result=result_of(state),
             reports=state.reports,
             missing=_missing(state),
-            is_banned=settings["ban.pilot"],
+            is_banned=self._is_banned,
             has_no_pilot_file=self._watch.host.files.exists(NO_PILOT),
             required=settings["pilot.require_trace"],
             delivered=state.logging.get("delivered", "none"),
@@ -299,6 +310,11 @@ class Pilots:
         )
         if shown != self._watch.live.pilot:
             self._watch.change(pilot=shown)
+
+
+def _shape(message: str) -> str:
+    """Return a message less its numbers: that a minute has passed is no news."""
+    return "".join(character for character in message if not character.isdigit())
 
 
 def _taken_up(found: Kept, known: Slot | None) -> Slot:

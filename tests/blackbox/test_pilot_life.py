@@ -176,6 +176,32 @@ def test_a_site_that_takes_its_veto_back_lets_the_pilot_start(piloted: Piloted) 
     assert len(piloted.records()) == 3  # the second look at the veto is no news
 
 
+def test_a_ban_that_is_lifted_by_a_run_by_hand_lets_the_pilot_start(piloted: Piloted) -> None:
+    piloted.pilot("true").site["ban"] = {"pilot": True}
+    with piloted.boot():
+        assert piloted.until("refused")["reason"] == "banned"
+        piloted.site["ban"] = {"pilot": False}
+        piloted.machine.put("etc/contextagent/policy.yaml", "watch: {http: 'off'}\n")
+        piloted.boot()
+        piloted.look()
+        assert piloted.until("ended")["code"] == 200
+
+
+def test_that_time_passes_is_no_news_of_a_refusal(piloted: Piloted) -> None:
+    piloted.site["lifetime"] = {"shutdowntime": int(time.time()) + 3000}
+    with piloted.pilot(min_lifetime_s=4000).boot():
+        piloted.until("refused")
+        course = piloted.machine.root / "run/contextagent/pilot/course.json"
+        before = course.read_text()
+
+        def is_looked_at_again() -> bool:
+            piloted.look()
+            return course.read_text() != before
+
+        until(is_looked_at_again, "it looked again, a second later")
+    assert piloted.records() == [("refused", "lifetime")]
+
+
 def test_a_veto_does_not_end_a_pilot_that_runs(running: Piloted) -> None:
     running.machine.put("etc/contextagent/no-pilot", "")
     running.look()
