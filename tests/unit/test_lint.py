@@ -276,7 +276,7 @@ def test_a_mistake_in_the_features_of_a_settings_file_is_named_with_its_line(hos
     [
         ("pilot:\n  framework: slurm\n", [("not-yet-supported", 2)]),
         ("pilot:\n  args: [x]\n  framework: command\n", [("pilot-incomplete", 3)]),
-        ("pilot:\n  framework: command\n  command: run it\n  args: [x]\n", [("pilot-incomplete", 2)]),
+        ("pilot:\n  framework: command\n  command: run | it\n  args: [x]\n", [("pilot-incomplete", 2)]),
         ("pilot:\n  workdir: /srv\n", [("pilot-incomplete", 2)]),
         ("pilot:\n  framework: command\n  command: x\n  heartbeat: {seconds: 9}\n", [("pilot-incomplete", 4)]),
         ("pilot:\n  framework: command\n  command: x\n  credential:\n    env: X\n", [("pilot-incomplete", 5)]),
