@@ -93,15 +93,14 @@ class Requests:
 
     def _finish(self, wish: Wish, *, is_root: bool) -> None:
         code, text = wish.words.get("code"), wish.words.get("text")
-        cause = ""
-        if type(code) is not int or code not in ending.CODES or not isinstance(text, str):
+        if type(code) is not int or code not in ending.CODES or not isinstance(text, str) or not wishes.one_line(text):
             cause = "it has no code of three digits and no text"
         elif ending.is_ours(code) and not is_root:
             cause = f"code {code} is root's"
-        if cause or type(code) is not int or not isinstance(text, str):
-            self._watch.say(f"cannot finish this machine for uid {wish.uid}: {cause}, ignoring it")
+        else:
+            self._say(code, text, by=wish.uid)
             return
-        self._say(code, text, by=wish.uid)
+        self._watch.say(f"cannot finish this machine for uid {wish.uid}: {cause}, ignoring it")
 
     def _say(self, code: int, text: str, *, by: int, goes_off: bool = True) -> None:
         """Say how the machine ends, once."""

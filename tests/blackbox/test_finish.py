@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,6 +73,15 @@ def test_without_a_watch_the_caller_sees_to_the_end_itself(up: Machine) -> None:
     assert (done.code, done.out) == (0, "finished this machine: 200 all work done\n")
     assert done.err == f"contextagent: below '{up.root}' no machine is powered off, leaving it at that\n"
     assert (told(up), finishes(up)) == ("200 all work done", [(200, "all work done", os.getuid())])
+
+
+def test_of_many_words_at_once_one_counts(up: Machine) -> None:
+    codes = range(200, 208)
+    with ThreadPoolExecutor(len(codes)) as threads:
+        done = list(threads.map(lambda code: up.run("finish", str(code), "me first"), codes))
+    ((code, text, _),) = finishes(up)
+    assert (text, told(up)) == ("me first", f"{code} me first")
+    assert {each.code for each in done} == {0}
 
 
 def test_a_machine_that_never_booted_with_the_agent_can_be_finished(machine: Machine) -> None:

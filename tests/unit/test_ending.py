@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contextagent.errors import CannotWriteError, TryLaterError
 from contextagent.host import Host
@@ -532,3 +534,19 @@ def test_a_watch_is_seen_from_where_process_ids_are_others(host: Host) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=REPOSITORY)
     mark.remove()
     assert done.stdout == "True\n"
+
+
+@given(st.text(max_size=400))
+def test_any_text_becomes_one_line_that_a_console_can_show(text: str) -> None:
+    line = wishes.one_line(text)
+    assert len(line) <= wishes._MAX_TEXT
+    assert line.isprintable()
+    assert line == line.strip() == wishes.one_line(line)
+    line.encode()  # no lone surrogate is left
+
+
+@given(st.binary(max_size=200), st.integers(0, 3))
+def test_whatever_is_dropped_is_a_request_or_said_not_to_be(data: bytes, uid: int) -> None:
+    judged = wishes._judged(Dropped(name="x", uid=uid, data=data), {0, 1})
+    assert isinstance(judged, (str, wishes.Wish))
+    assert judged

@@ -242,6 +242,7 @@ def test_a_watch_that_ends_lets_its_child_go_on(make: Callable[..., Stand]) -> N
         ),
         ({"kind": "finish", "code": 199, "text": "x"}, 990, "code 199 is root's"),
         ({"kind": "finish", "code": "300", "text": "x"}, 990, "it has no code of three digits and no text"),
+        ({"kind": "finish", "code": 300, "text": "\n"}, 990, "it has no code of three digits and no text"),
         ({"kind": "drain"}, 990, "'drain' is root's to ask"),
         ({"kind": "dance"}, 0, "nobody knows 'dance'"),
     ],
