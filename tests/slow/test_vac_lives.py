@@ -53,6 +53,12 @@ while sleep 0.1; do
     [ ! -e /tmp/go ] || exit 0
 done
 """
+# Hears that it should end, and does not
+DEAF = """#!/bin/sh
+trap 'echo told >end' TERM
+(setsid sh -c 'trap "" TERM; exec sleep 4711' &)
+while :; do sleep 0.1; done
+"""
 # Looks at its end as pilots do, and leaves when that is less than two hours away
 WATCHES = """#!/bin/sh
 echo "$(id -un) $HOME $(pwd)"
@@ -194,16 +200,40 @@ def test_where_the_sites_part_failed_no_pilot_starts_and_the_factory_hears_500(t
         assert world.factory.is_backing_off
 
 
-def test_before_its_end_a_machine_tells_its_pilot_and_goes_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pilot", [WORKS, DEAF])
+def test_before_its_end_a_machine_tells_its_pilot_and_goes_by_itself(pilot: str, tmp_path: Path) -> None:
     with World(tmp_path, vac("", max_wallclock_s=20)) as world:
-        words = policy(WORKS, outputs=["end"], stop={"timeout_s": 5}, min_lifetime_s=0)
-        world.boot({**words, "stop_budget_s": 5, "lifetime": {"grace_s": 0}})
+        words = policy(pilot, outputs=["end"], stop={"timeout_s": 4}, min_lifetime_s=0)
+        world.boot({**words, "stop_budget_s": 6, "lifetime": {"grace_s": 0}})
         until_piloted(world)
         message = said(world) or ""
         assert world.machine.destroyed is None, "before the factory had to"
-        assert message[:4] in {"100 ", "200 "}, message
+        assert message[:4] == "100 ", message
         assert world.machine.output("end") == "told\n"
         assert not world.factory.is_backing_off
+
+
+def test_a_machine_whose_end_is_over_already_starts_no_pilot_and_goes(tmp_path: Path) -> None:
+    with World(tmp_path, vac(NO_WORK)) as world:
+        world.machine.lower(int(time.time()) - 10)
+        vm = world.boot(VACUUM)
+        while vm.is_running:
+            time.sleep(0.05)
+        assert (said(world) or "").startswith("100 ")
+        assert (vm.status()["pilot"]["state"], vm.status()["pilot"]["reason"]) == ("refused", "lifetime")
+        assert vm.text("tmp/found") is None
+
+
+def test_a_user_without_rights_may_leave_a_pilot_where_the_image_lets_it(tmp_path: Path) -> None:
+    with World(tmp_path, vac(LEAVES)) as world:
+        vm = world.boot({"metadata": {"dialect": "vac"}, "pilot": {"from_user": "yes"}})
+        until_piloted(world)
+        vm.until(lambda: vm.text("tmp/found"), "the pilot says what it found")
+        accounts = {row.split(":")[2]: row.split(":")[0] for row in (vm.text("etc/passwd") or "").splitlines()}
+        assert accounts[(vm.text("tmp/found") or "").split()[0]] == "contextuser"
+        go(world)
+        assert (said(world) or "").startswith("200 ")
+        assert vm.status()["result"] == "ok"
 
 
 def test_a_machine_that_its_factory_ends_says_100_and_takes_its_pilot_along(tmp_path: Path) -> None:
