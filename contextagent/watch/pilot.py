@@ -118,7 +118,7 @@ class Pilots:
             cause = error.strerror or error if isinstance(error, OSError) else error
             self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
             return now.boot_s + _AGAIN_S
-        self._states[slot.number] = "waiting"
+        self._say_starting(slot.number)
         self._listen(slot.number)
         return now.boot_s + _AGAIN_S
 
@@ -128,7 +128,10 @@ class Pilots:
             return now.boot_s + _BREATH_S
         self._listen(slot.number)
         self._pids[slot.number] = found.pid
-        self._states[slot.number] = "waiting" if found.state == "starting" else found.state
+        if found.state == "starting":
+            self._say_starting(slot.number)
+        else:
+            self._states[slot.number] = found.state
         self._tell_start(slot, found)
         left = lifetime(self._watch.live.ends, now)
         if left is None or found.state == "stopping":
@@ -144,6 +147,11 @@ class Pilots:
             self._record("stopping", "lifetime", found, slot)
             return now.boot_s + _SOON_S
         return max(stop_s, now.boot_s + _SOON_S)
+
+    def _say_starting(self, number: int) -> None:
+        """Show that it is about to start; one that was refused stays so until it runs, since it may be once more."""
+        if self._states[number] != "refused":
+            self._states[number] = "waiting"
 
     def _tell_start(self, slot: Slot, found: Kept) -> None:
         """Put its start into the trace, once."""
