@@ -26,7 +26,7 @@ _LIVE = "live.json"
 _MAX_LIVE_BYTES = 1 << 20
 """As in `runner.live`."""
 _LOCK = "status.lock"
-_TRIES, _TRY_S = 50, 0.001
+_TRIES, _TRY_S = 500, 0.002
 SCHEMA = 1
 EXIT_CODES: Mapping[str, int] = {"ok": 0, "none": 0, "running": 0, "failed": 1, "degraded": 2}
 _DEGRADING = ("cloud-init", "bad-feature", "bad-url", "feature-not-read")
