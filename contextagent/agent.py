@@ -35,6 +35,8 @@ BOOT = PHASES[:2]
 
 _SLACK_S = 2
 """As in `runner.live.clocks`."""
+PILOTS = "pilot"
+"""As in `runner.keeper`, which most boots do not load: where pilots of this boot are told of."""
 _ADDRESSES = ("MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS")
 
 
@@ -248,6 +250,7 @@ def _situation(  # everything that a plan depends on
         is_cloud_init=any(each.reason == "cloud-init" for each in known.warnings),
         late=OWNERS if is_late else known.late,
         begun={each: "done" if end else "interrupted" for each, end in memory.begun.items()} if is_continued else {},
+        has_pilot=phase == "stop" and host.files.exists(f"{host.run_folder}/{PILOTS}"),
     )
 
 

@@ -37,6 +37,7 @@ class Situation(Value):
         logs_barred: Why they can't be sent there at all; empty as a rule.
         log_leftovers: What daemons were told by an earlier boot, and are not any more.
         features: What is to be published, or taken back where it is empty; None where there is neither.
+        has_pilot: There has been a pilot in this boot, whatever the settings say of it by now.
         features_ours: Keys of a site's own that the boot before left published.
     """
 
@@ -53,6 +54,7 @@ class Situation(Value):
     logs_barred: str = ""
     log_leftovers: tuple[Target, ...] = ()
     features: Standing | None = None
+    has_pilot: bool = False
     features_ours: tuple[str, ...] = ()
 
 
@@ -85,11 +87,13 @@ def is_logging_asked(settings: Settings) -> bool:
 
 def _pilot(phase: Phase, supplies: Mapping[Owner, Supply | None], situation: Situation) -> Iterable[Step]:
     """Return the step for the pilot: the last one before the machine works, and the first one when it stops."""
-    if not situation.settings["pilot.framework"] and not situation.settings["pilot.from_user"]:
+    settings = situation.settings
+    if not (settings["pilot.framework"] or settings["pilot.from_user"] or situation.has_pilot):
         return ()
     from contextagent.pilots.steps import pilot_steps  # noqa: PLC0415  # most machines have no pilot
 
-    return pilot_steps(phase, supplies.get("user"), situation.settings, is_caller=situation.is_caller)
+    user = supplies.get("user")
+    return pilot_steps(phase, user, settings, is_caller=situation.is_caller, is_there=situation.has_pilot)
 
 
 def _features(phase: Phase, situation: Situation) -> Iterable[Step]:

@@ -44,9 +44,14 @@ def has_scripts(user: Supply | None) -> bool:
     return bool(scripts) and not any(script.name == EPILOG and script.phase != "stop" for script in scripts)
 
 
-def pilot_steps(phase: Phase, user: Supply | None, settings: Settings, *, is_caller: bool) -> Iterable[Step]:
-    """Yield the phase's step for the pilot, where there is one to be started or stopped in it."""
-    if phase == "pre-network" or not is_asked(settings, user):
+def pilot_steps(
+    phase: Phase, user: Supply | None, settings: Settings, *, is_caller: bool, is_there: bool = False
+) -> Iterable[Step]:
+    """Yield the phase's step for the pilot, where there is one to be started or stopped in it.
+
+    One that `is_there` is stopped whatever the settings say by now.
+    """
+    if phase == "pre-network" or not (is_asked(settings, user) or (is_there and phase == "stop")):
         return
     framework = settings["pilot.framework"]
     is_users = not framework or settings.origin("pilot.framework").voice == "user"

@@ -238,6 +238,13 @@ def test_the_stop_phase_ends_the_pilot_first(running: Piloted) -> None:
     assert running.is_gone_in_time()
 
 
+def test_a_pilot_is_stopped_though_its_context_has_gone(running: Piloted) -> None:
+    assert running.machine.run("run", "--disk", "none").code == 0
+    assert running.machine.run("run", "stop", "--disk", "none").code == 0
+    assert running.is_gone_in_time()
+    assert running.until("ended")["reason"] == "stop"
+
+
 def test_a_stop_without_a_watch_still_tells_how_the_pilot_ended(running: Piloted) -> None:
     assert running.watch is not None
     running.watch.process.terminate()

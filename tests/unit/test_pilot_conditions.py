@@ -242,6 +242,11 @@ def test_the_pilot_is_its_owners_last_step_and_its_first_to_stop() -> None:
     assert ids(settings("pilot: {from_user: yes}", user=PILOT))[0] == ("user/post-network/pilot", "unprivileged")
 
 
+def test_a_pilot_that_is_there_is_stopped_whatever_the_settings_say_by_now() -> None:
+    steps = [step for phase in PHASES for step in pilot_steps(phase, None, settings(), is_caller=True, is_there=True)]
+    assert [step.id for step in steps] == ["user/stop/pilot"]
+
+
 def test_what_the_users_scripts_leave_is_planned_by_these_words() -> None:
     allowed = settings("pilot: {from_user: yes}")
     assert ids(allowed, supply("user-data")) == [
