@@ -202,8 +202,12 @@ class Ready:
     def _script(self) -> Launch:
         """Return how a script is started, by what its first line says."""
         real = self._host.files.real(self._order.script)
-        first = next(self._host.files.chunks(self._order.script, max_bytes=_MAX_SCRIPT_BYTES), b"")
-        return Launch(argv=(*interpreter(self._order.script, first), real, "start"), environment={})
+        try:
+            first = next(self._host.files.chunks(self._order.script, max_bytes=_MAX_SCRIPT_BYTES), b"")
+            words = interpreter(self._order.script, first)
+        except (ContextAgentError, OSError) as error:
+            raise NotReadyError(f"cannot start the pilot: {error}") from error
+        return Launch(argv=(*words, real, "start"), environment={})
 
     def _setting(self) -> Setting:
         order = self._order

@@ -192,6 +192,8 @@ class Pilots:
         said = found.ended
         if reason == "lost":
             return FAILED, "the pilot's keeper was killed"
+        if reason == "abort":
+            return FAILED, str(said.get("detail"))
         if reason == "not-startable":
             return SITE, str(said.get("detail"))
         name = self._pilot["result.empty_file"]

@@ -403,6 +403,20 @@ def test_what_is_no_chain_has_a_cause(data: bytes, cause: str) -> None:
     assert validity_of_chain(data) == {"cause": cause}
 
 
+def test_a_real_proxy_is_read_like_any_chain(pem: dict[str, bytes], tmp_path: Path) -> None:
+    """A proxy as voms-proxy-init makes it: its own certificate, its key, and its owner's certificate."""
+    owner, conf = tmp_path / "owner", tmp_path / "conf"
+    owner.write_bytes(pem["long"])
+    conf.write_text("[p]\nproxyCertInfo=critical,language:id-ppl-inheritAll\nkeyUsage=critical,digitalSignature\n")
+    name = ["-subj", "/DC=org/CN=long/CN=12345", "-newkey", "rsa:2048", "-nodes"]
+    openssl("req", "-new", *name, "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "csr"))
+    signed = ["-CA", str(owner), "-CAkey", str(owner), "-set_serial", "12345", "-days", "1", "-extfile", str(conf)]
+    openssl("x509", "-req", "-in", str(tmp_path / "csr"), *signed, "-extensions", "p", "-out", str(tmp_path / "cert"))
+    owners = pem["long"][: pem["long"].index(b"-----BEGIN PRIVATE")]
+    said = validity_of_chain((tmp_path / "cert").read_bytes() + (tmp_path / "key").read_bytes() + owners)
+    assert DAY_S - 600 < said["until"] - time.time() <= DAY_S
+
+
 class Said:
     """A channel of which only one word is heard."""
 
@@ -464,6 +478,14 @@ def test_a_script_is_started_by_its_first_line(hangar: Hangar) -> None:
     put(hangar, b"#!/bin/sh -e\n", path="/home/epilog.sh")
     found = made(hangar, hangar.order(script="/home/epilog.sh", pilot={"command": None}))
     assert found.argv == ("/bin/sh", "-e", hangar.real("/home/epilog.sh"), "start")
+
+
+def test_a_script_that_no_line_starts_or_that_has_gone_can_not_be_started(hangar: Hangar) -> None:
+    order = hangar.order(script="/home/epilog.sh", pilot={"command": None})
+    assert refused(hangar, order)[0] == "not-startable"
+    put(hangar, b"#!/bin/sh\r\n", path="/home/epilog.sh")
+    reason, said = refused(hangar, order)
+    assert (reason, "CR LF" in said) == ("not-startable", True)
 
 
 def test_a_program_is_looked_for_below_the_root_then_on_this_machine(hangar: Hangar) -> None:
