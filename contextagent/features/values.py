@@ -29,6 +29,8 @@ _START, _WALL, _CPU = "job/jobstart_secs", "job/wall_limit_secs", "job/cpu_limit
 _GRACE, _GRACE_JOB = "machine/grace_secs", "job/grace_secs_job"
 _NOT_THE_USERS = (_START, "job/jobstart", _GRACE, _GRACE_JOB, "machine/shutdown_command")
 """What would move an end that others set, or is run by root; a site's own of the machine is not the user's, either."""
+_MOST_EXTRAS = 64
+"""Of one voice: what is known of the machine is one file of bounded size, and must never become too large for it."""
 _HOUR_S = 3600
 _MAX_HOURS = 87_600
 _URL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/?#[]@!$&()*+,;=%")
@@ -191,24 +193,35 @@ def _said(voices: Voices, problems: list[Problem]) -> Iterator[tuple[str, dict[s
 
 
 def _named(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
-    """Return what was said of keys that can be files."""
+    """Return what was said of keys that can be files, and of a voice's own no more than any reader looks for."""
     fine = {}
+    extras: list[str] = []
     for key, text in said.items():
         folder, _, name = key.partition("/")
-        if folder in ("machine", "job") and is_feature_key(name):
-            fine[key] = text
-        else:
+        if not (folder in ("machine", "job") and is_feature_key(name)):
             message = f"cannot publish '{ascii(key)[1:-1]}': it is not named in letters, digits and '_', ignoring it"
             problems.append(Problem(reason="bad-feature", message=message))
+            continue
+        extras += [key] if _is_extra(key) else []
+        if len(extras) <= _MOST_EXTRAS or not _is_extra(key):
+            fine[key] = text
+    if len(extras) > _MOST_EXTRAS:
+        cause = f"of {len(extras)} features with names of their own only {_MOST_EXTRAS} count"
+        message = f"cannot publish '{extras[_MOST_EXTRAS]}': {cause}, ignoring it and those behind it"
+        problems.append(Problem(reason="bad-feature", message=message))
     return fine
+
+
+def _is_extra(key: str) -> bool:
+    """Return whether a key is in neither vocabulary."""
+    return key not in FEATURES and key not in OLDER and key not in OLDER_ALONE
 
 
 def _of_user(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
     """Return what a user may say: nothing that ends later than others want it, nothing that root acts on."""
     fine = {}
     for key, text in said.items():
-        is_extra = key not in FEATURES and key not in OLDER and key not in OLDER_ALONE
-        if key in _NOT_THE_USERS or (is_extra and not key.startswith("job/")):
+        if key in _NOT_THE_USERS or (_is_extra(key) and not key.startswith("job/")):
             message = f"cannot publish '{ascii(key)[1:-1]}' as the user says it: it is the site's to say, ignoring it"
             problems.append(Problem(reason="not-the-users", message=message))
         else:
