@@ -109,8 +109,11 @@ class Loop:
                 now = watch.now()
                 if watch.is_poked or now.boot_s >= watch.due_s:
                     self._wake(now)
+                    if watch.is_poked:  # whoever always has more to do keeps nobody else from being heard
+                        self._hear(0.0)
                 else:
-                    self._wait(watch.due_s - now.boot_s)
+                    self.wake_ups += 1
+                    self._hear(watch.due_s - now.boot_s)
             watch.flush()
             return self._outcome
         finally:
@@ -119,9 +122,8 @@ class Loop:
                 part.close()
             watch.close()
 
-    def _wait(self, most_s: float) -> None:
+    def _hear(self, most_s: float) -> None:
         """Sleep, and then call those whose descriptors have something for them."""
-        self.wake_ups += 1
         for fd, _ in self._watch.poller.poll(math.ceil(most_s * 1000)):
             if call := self._watch.readers.get(fd):  # the call before this one may have let go of it
                 call()
