@@ -15,7 +15,7 @@ from contextagent.model import Problem, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from typing import Any
 
     from contextagent.host import Host
@@ -83,7 +83,9 @@ def ask(host: Host, kind: str, **words: object) -> None:
 class Mark:
     """The watch's sign that it is there: a file with its process id, and a lock on that file.
 
-    By the lock it is known: a pilot has process ids of its own, where another process has the watch's number.
+    By the lock it is known: a pilot has process ids of its own, where another process has the watch's number.  It is a
+    record lock (fcntl(2)), which only who may write the file can hold against readers; flock(2) takes any reader's.
+    The watch would lose it if it opened and closed that file otherwise.
     """
 
     def __init__(self, host: Host) -> None:
@@ -102,7 +104,7 @@ class Mark:
         new = f"{self._host.run_folder}/{random_name(NEW)}"
         self._fd = self._host.files.open_new(new)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
             os.fchmod(self._fd, 0o644)
             os.write(self._fd, f"{os.getpid()}\n".encode())
             self._host.files.rename(new, self._path)
@@ -123,13 +125,13 @@ class Mark:
 
 
 def is_watched(host: Host) -> bool:
-    """Return whether a watch runs on this machine; every account may know."""
+    """Return whether a watch runs on this machine, in another process than this one; every account may know."""
     try:
         fd = os.open(host.files.real(f"{host.run_folder}/{WATCH_PID}"), _READ)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:
@@ -137,14 +139,16 @@ def is_watched(host: Host) -> bool:
     return False
 
 
-def waiting(host: Host, settings: Settings) -> list[tuple[Dropped, Wish | str]]:
+def waiting(host: Host, settings: Settings, without: Container[str] = ()) -> list[tuple[Dropped, Wish | str]]:
     """Return what was dropped, the oldest first: each with what it asks for, or why it is no request that counts.
+
+    Names of `without` are passed over: what can't be removed must not be in the way of the others.
 
     Whoever acts on one removes it then (`done`): an agent that is killed on the way begins again.
     """
     from contextagent.host import dropbox  # noqa: PLC0415  # see above
 
-    found = dropbox.look(host.files, folder(host), max_bytes=MAX_BYTES, most=_MOST)
+    found = dropbox.look(host.files, folder(host), max_bytes=MAX_BYTES, most=_MOST, without=without)
     if not found:
         return []
     account = asker(host, settings)
