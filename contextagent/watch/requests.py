@@ -46,12 +46,13 @@ class Requests:
         self._child: Aside | None = None
         self._tries = 0
         self._next_s = 0.0
+        self._stuck: set[str] = set()
         if self._word and watch.live.finish is None:
             watch.change(finish=self._word.shown())
 
     def wake(self, now: Now) -> float | None:
         """Act on what was dropped, on an end that has come, and on what is not done yet of one that was said."""
-        waiting = wishes.waiting(self._watch.host, self._watch.settings)
+        waiting = wishes.waiting(self._watch.host, self._watch.settings, self._stuck)
         for dropped, wish in waiting:
             self._answer(dropped, wish)
         if waiting:
@@ -76,6 +77,7 @@ class Requests:
         try:
             wishes.done(self._watch.host, dropped)
         except CannotWriteError as error:
+            self._stuck.add(dropped.name)
             self._watch.say(f"{error}, ignoring it")
 
     def _grant(self, wish: Wish) -> None:
@@ -145,7 +147,6 @@ class Requests:
             return None
         if now.boot_s < self._next_s:
             return self._next_s
-        self._tries += 1
         self._next_s = now.boot_s + _RETRY_S
         host, live, settings = self._watch.host, self._watch.live, self._watch.settings
 
@@ -154,6 +155,7 @@ class Requests:
             return jsontext.dumps([after.is_handed_over, [problem.text() for problem in problems]])
 
         self._child = child = aside.start(work)
+        self._tries += 1  # not before: a machine that has no process to spare just now must end all the same
         self._watch.at_readable(child.fd, self._done)
         return None
 
