@@ -15,6 +15,7 @@ import time
 
 from contextagent.host import program
 from contextagent.host.guestos import native
+from contextagent.host.supervised import parent_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ LOCK_FD = 3
 """On which descriptor a keeper has its lock."""
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/"}
 _FIRST_HIGH = 100
+_PR_SET_CHILD_SUBREAPER, _SIGKILL, _ORPHANS_S = 36, 9, 5.0
 _KINDS = (0x20000000, 0x00020000)  # CLONE_NEWPID, CLONE_NEWNS
 _PATIENCE_S, _STEP_S = 0.5, 0.005
 _MAX_ORDERS_BYTES = 1 << 12
@@ -129,6 +131,32 @@ def _become(path: str, argv: list[str], lock: int) -> None:
     os.dup2(held, LOCK_FD)
     native.close_from(LOCK_FD + 1)
     os.execve(path, argv, _ENVIRONMENT)  # noqa: S606  # no shell is wanted
+
+
+def adopt_orphans() -> None:
+    """Have what loses its parent among this process's descendants become its own child (since Linux 3.4)."""
+    try:
+        native.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    except OSError:
+        return  # then they go to init, and a supervisor that was killed is all that they could be known by
+
+
+def kill_orphans() -> None:
+    """Kill all children of this process, and what comes to it then, until there are none: only a keeper may do so."""
+    end_s = time.monotonic() + _ORPHANS_S
+    while time.monotonic() < end_s:
+        for pid in _children():
+            os.kill(pid, _SIGKILL)
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(_STEP_S)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    """Return this process's children, dead ones included."""
+    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == os.getpid()]
 
 
 def hear_orders(files: Files, folder: str) -> int:

@@ -128,7 +128,7 @@ class Supervised:
         """The script's own process as this process sees it; in a PID namespace, 0 once it can't be found any more."""
         if not self.has_own_pids:
             return int(self._said.split()[1]) if self.is_started else 0
-        found = (pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(pid) == self._pid)
+        found = (pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == self._pid)
         return min(found, default=0)  # what it leaves behind comes to the supervisor as well, and is younger as a rule
 
     @property
@@ -252,7 +252,7 @@ def _session(pid: int) -> int:
         return 0
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
     """Return a process's parent; 0 when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:

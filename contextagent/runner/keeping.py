@@ -46,7 +46,9 @@ def main(words: Sequence[str]) -> None:
     for each in (signal.SIGHUP, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: kept.order(host.files, place, STOP + b" signal") and None)
+    kept.adopt_orphans()
     keep(host, number)
+    kept.kill_orphans()  # none, but where the pilot's supervisor was killed and had no namespace to take with it
 
 
 def keep(host: Host, number: int) -> None:
