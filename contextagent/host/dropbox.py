@@ -16,6 +16,8 @@ from contextagent.model import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from contextagent.host.files import Files
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -52,10 +54,11 @@ def drop(files: Files, folder: str, data: bytes) -> None:
     files.write(f"{folder}/{random_name(f'{time.monotonic_ns():020}-')}", data)
 
 
-def look(files: Files, folder: str, *, max_bytes: int, most: int) -> tuple[Dropped, ...]:
+def look(files: Files, folder: str, *, max_bytes: int, most: int, without: Container[str] = ()) -> tuple[Dropped, ...]:
     """Return what lies there, the oldest first; of very much only `most`, the rest when those are gone.
 
-    A file that is being written (`Files.write`) is not there yet, unless that takes too long, or it is too large.
+    A file that is being written (`Files.write`) is not there yet, unless that takes too long, or it is too large; nor
+    are the names of `without`.
     """
     found: list[tuple[int, str]] = []
     now_ns = time.time_ns()
@@ -64,6 +67,8 @@ def look(files: Files, folder: str, *, max_bytes: int, most: int) -> tuple[Dropp
             for entry in entries:
                 if len(found) >= most:
                     break
+                if entry.name in without:
+                    continue
                 changed_ns, size_bytes = _seen(entry)
                 is_new = entry.name.startswith(NEW) and size_bytes <= max_bytes
                 if not is_new or abs(now_ns - changed_ns) > _WRITING_NS:

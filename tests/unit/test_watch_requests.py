@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -305,3 +306,28 @@ def test_a_finished_machine_says_so_in_its_live_file_and_its_trace(make: Callabl
     with open(trace.path, encoding="ascii") as file:
         records = [json.loads(line) for line in file]
     assert [each["code"] for each in records if each["ev"] == "finish"] == [300]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_can_not_be_removed_is_said_once_and_is_in_nobodys_way(
+    make: Callable[..., Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wishes, "_MOST", 2)
+    stand = make()
+    stuck = [f"{wishes.folder(stand.host)}/{name}" for name in "abc"]
+    try:
+        for path in stuck:
+            stand.host.files.make_folder(path)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", stand.host.files.real(path)], check=True)
+        stand.drop({"kind": "finish", "code": 300, "text": "no work"})
+        stand.watch.is_poked = True
+        while stand.watch.is_poked:
+            stand.watch.is_poked = False
+            stand.wake()
+        assert stand.messages().count("cannot remove") == 3
+        word = stand.word()
+        assert word is not None
+        assert word.code == 300
+    finally:
+        for path in stuck:
+            subprocess.run(["umount", stand.host.files.real(path)], check=False)
