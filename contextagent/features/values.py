@@ -274,9 +274,10 @@ def _outputs(voices: Voices, problems: list[Problem]) -> str:
 
     A folder is the site's to name: what a pilot leaves is put there with the rights of its owner, maybe root.
     """
-    site, user = voices.supplies.get("site"), voices.supplies.get("user")
-    variables = [(supply.variables.get("JOBOUTPUTS", "").strip(), supply is site) for supply in (site, user) if supply]
-    for text, is_sites in (*variables, (voices.outputs, False)):
+    user = voices.supplies.get("user")
+    site_says = sites_variables(voices.supplies).get("JOBOUTPUTS", "").strip()
+    user_says = user.variables.get("JOBOUTPUTS", "").strip() if user else ""
+    for text, is_sites in ((site_says, True), (user_says, False), (voices.outputs, False)):
         place = text.rstrip("/")
         if place and (is_address(place) or (is_sites and is_folder(place))):
             return place
@@ -287,6 +288,13 @@ def _outputs(voices: Voices, problems: list[Problem]) -> str:
             message = f"cannot send outputs to '{ascii(text)[1:-1][:64]}': {cause}, ignoring it"
             problems.append(Problem(reason="bad-feature", message=message))
     return ""
+
+
+def sites_variables(supplies: Mapping[Owner, Supply | None]) -> dict[str, str]:
+    """Return the variables that the site itself says: its scripts see those of a disk that is the user's as well."""
+    site, user = supplies.get("site"), supplies.get("user")
+    theirs = user.variables if user else {}
+    return {name: text for name, text in (site.variables if site else {}).items() if theirs.get(name) != text}
 
 
 def is_address(text: str) -> bool:

@@ -11,7 +11,15 @@ import stat as stat_bits
 
 from contextagent.errors import CannotWriteError
 from contextagent.features import texts
-from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES, Facts, Voices, is_folder
+from contextagent.features.values import (
+    JOB_FEATURES,
+    JOB_OUTPUTS,
+    MACHINE_FEATURES,
+    Facts,
+    Voices,
+    is_folder,
+    sites_variables,
+)
 from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
@@ -84,8 +92,8 @@ def voices(  # what was said outside the context, by keyword
         outputs: Where the metadata says that job outputs go.
         notice: The end that the machine's host gave notice of.
     """
-    site = state.supplies.get("site")
-    named = {kind: site.variables.get(name, "").rstrip("/") if site else "" for kind, name in _VARIABLES}
+    variables = sites_variables(state.supplies)
+    named = {kind: variables.get(name, "").rstrip("/") for kind, name in _VARIABLES}
     found: dict[str, str] = {}
     for kind, folder in named.items():
         if is_folder(folder) and folder != FOLDERS[kind]:

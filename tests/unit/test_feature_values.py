@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from contextagent.features.lifetime import End, Now
 from contextagent.features.readers import check
 from contextagent.features.texts import profiles
-from contextagent.features.values import Facts, Standing, Voices, is_address, is_folder, standing
-from contextagent.model import Supply
+from contextagent.features.values import Facts, Standing, Voices, is_address, is_folder, sites_variables, standing
+from contextagent.model import OWNERS, Supply
 from contextagent.policy.layer import Layer, Setting
 from contextagent.policy.settings import merge
 
@@ -367,3 +367,13 @@ def test_login_shells_are_told_in_both_families_and_csh_keeps_its_history_out() 
     told = profiles("http://192.0.2.1/a!b")
     assert "JOBOUTPUTS='http://192.0.2.1/a!b'\nexport JOBOUTPUTS\n" in told["/etc/profile.d/mjf.sh"]
     assert "setenv JOBOUTPUTS 'http://192.0.2.1/a\\!b'\n" in told["/etc/profile.d/mjf.csh"]
+
+
+def test_what_the_sites_scripts_see_of_a_users_disk_is_no_word_of_the_sites() -> None:
+    variables = {"JOBOUTPUTS": "/etc/cron.d", "MACHINEFEATURES": "/root"}
+    user, site = (Supply(owner=owner, source="disk:opennebula", variables=variables) for owner in OWNERS)
+    supplies: dict[Owner, Supply | None] = {"user": user, "site": site}
+    assert sites_variables(supplies) == {}
+    assert stand(supplies).outputs == "/etc/joboutputs"
+    assert sites_variables({**supplies, "user": None}) == variables
+    assert sites_variables({}) == {}
