@@ -184,6 +184,8 @@ class Pilots:
         self._states[slot.number] = "ended" if slot.is_over else "waiting"
         facts = {name: said[key] for key, name in keeper.TRACED.items() if key in said}
         self._record("ended", why, found, slot, **facts)
+        if said.get("credential"):
+            self._watch.say(str(said["credential"]))
         self._watch.say(f"pilot {slot.number} has ended: {text} ({code})")
         return slot
 
