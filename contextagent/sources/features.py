@@ -12,6 +12,7 @@ import time
 
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
+from contextagent.features.values import sites_variables
 from contextagent.features.vocabulary import FEATURES, MAX_VALUE_BYTES, OLDER, OLDER_ALONE, value_problem
 from contextagent.model import Problem, Value
 from contextagent.payloads.weburl import parse_web_url
@@ -106,9 +107,9 @@ def _said(host: Host, state: State) -> Iterator[tuple[Mapping[str, Any], bool, s
 
     Where a `context.sh` wants outputs to go is nothing to be read here: `features.values` judges it.
     """
-    site, user = state.supplies.get("site"), state.supplies.get("user")
-    if site:
-        yield {lower: site.variables.get(upper, "") for lower, upper in _VARIABLES}, True, "context.sh"
+    user = state.supplies.get("user")
+    variables = sites_variables(state.supplies)
+    yield {lower: variables.get(upper, "") for lower, upper in _VARIABLES}, True, "context.sh"
     yield from _meta_maps(host, state)
     if user:
         yield {lower: user.variables.get(upper, "") for lower, upper in _VARIABLES}, False, "context.sh"
