@@ -142,7 +142,7 @@ class Hurried:
             return happened
         self.naps_s.append(most_ms / 1000)
         due_s = min([self._host.boot_s + most_ms / 1000, *self.at])
-        self._host.move(due_s - self._host.boot_s)
+        self._host.move(max(due_s - self._host.boot_s, 0.0))
         if due_s in self.at:
             self.at.pop(due_s)()
             return []

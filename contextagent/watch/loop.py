@@ -30,6 +30,8 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = signal.SIGHUP
 _NEWS = (signal.SIGIO, signal.SIGCHLD)
 _MOST_BYTES = 256
+_LEAST_S = 0.01
+"""Between two calls of a part that always says it is due."""
 
 
 def begin_parts(watch: Watch, names: Sequence[str] = PARTS) -> list[Part]:
@@ -109,7 +111,9 @@ class Loop:
                 now = watch.now()
                 if watch.is_poked or now.boot_s >= watch.due_s:
                     self._wake(now)
-                    if watch.is_poked:  # whoever always has more to do keeps nobody else from being heard
+                    if (
+                        watch.is_poked or watch.now().boot_s >= watch.due_s
+                    ):  # whoever always has more to do keeps nobody else from being heard
                         self._hear(0.0)
                 else:
                     self.wake_ups += 1
@@ -142,7 +146,7 @@ class Loop:
         for part in self._parts:
             due_s = self._due_s(part, now)
             if due_s is not None:
-                watch.wake_by(max(due_s, now.boot_s))
+                watch.wake_by(max(due_s, now.boot_s + _LEAST_S))
 
     def _due_s(self, part: Part, now: Now) -> float | None:
         """Call one part; what it can't do keeps no other from doing its own, and is tried again with the next tick."""

@@ -111,6 +111,21 @@ def test_a_part_that_fails_keeps_no_other_from_its_work_and_is_tried_again(
     assert fine.is_closed
 
 
+def test_a_part_that_is_always_due_neither_spins_nor_keeps_signals_from_being_heard(host: SlowHost) -> None:
+    class Hasty(Noted):
+        def wake(self, now: Now) -> float | None:
+            super().wake(now)
+            host.move(0.02)  # it takes its time as well
+            return now.boot_s - 5
+
+    part = Hasty()
+    hour = Hour(host, [part])
+    start_s = host.boot_s
+    hour.run(3)
+    assert host.boot_s - start_s < 4
+    assert len(part.calls) <= 3 / 0.02 + 3
+
+
 def test_a_name_in_a_watched_folder_wakes_all_parts_at_once(host: SlowHost, machine: Machine) -> None:
     machine.put("run/contextagent/box/here", "")
     part = Noted()
