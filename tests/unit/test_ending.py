@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -514,6 +515,24 @@ def test_a_watch_is_known_by_what_it_holds_and_not_by_a_number(host: Host) -> No
         mark.remove()
         assert not is_watched(host)
         assert not host.files.exists(path)
+
+
+def test_a_watch_that_was_killed_is_none_from_then_on(host: Host) -> None:
+    host.files.make_folder(host.run_folder)
+    assert not wishes.is_watched(host)
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        wishes.Mark(host).put()
+        os.write(write_end, b"x")
+        signal.pause()
+    assert os.read(read_end, 1)
+    assert wishes.is_watched(host)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert not wishes.is_watched(host)
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_a_mark_that_cannot_be_put_is_an_error_and_one_that_cannot_be_removed_is_none(host: Host) -> None:
