@@ -87,6 +87,18 @@ def finished(guest: Guest, middle: str, after: str) -> str:
     return done.out
 
 
+def test_a_user_can_not_have_root_write_outside_by_naming_a_folder_for_job_outputs(guest: Guest) -> None:
+    guest.put(
+        "etc/contextagent/policy.yaml", "watch: {http: 'off'}\ndisk: {flat_owner: user}\npilot: {from_user: yes}\n"
+    )
+    guest.put("etc/target/keep", "")
+    guest.put("disk/context.sh", "JOBOUTPUTS='/etc/target'\nVMID=1\n")
+    guest.put("disk/epilog.sh", "true\n")
+    said = "pilot: {framework: command, command: [/bin/sh, -c, 'echo x > job; exit 0'], outputs: [job]}\n"
+    guest.put("disk/user.yaml", said)
+    assert finished(guest, "", "ls -A /etc/target; stat -c %u /etc/target").split() == ["keep", "0"]
+
+
 @pytest.mark.parametrize("name", ["shutdown_message", "receipt.json", "vm-heartbeat"])
 def test_a_link_in_the_job_outputs_is_not_followed(guest: Guest, name: str) -> None:
     policy_text = "watch: {http: 'off'}\npilot: {heartbeat: {file: vm-heartbeat, seconds: 1}}\n"
