@@ -13,6 +13,7 @@ import pytest
 
 from contextagent.collectors import Target, TargetFile
 from contextagent.errors import CannotWriteError
+from contextagent.features.values import Standing
 from contextagent.host import Host
 from contextagent.host.accounts import Account
 from contextagent.model import Ending, Limits, Plan, Problem, Step, Supply
@@ -127,6 +128,21 @@ def test_every_script_is_started_and_ended_in_the_trace_in_the_order_of_the_plan
         (event, name) for name in "abc" for event in ("start", "end")
     ]
     assert [(report["state"], report["exit_code"]) for report in work.reports] == [("ok", 0), ("failed", 3), ("ok", 0)]
+
+
+def test_features_are_published_by_a_step_of_the_plan_whose_failure_ends_nothing(stand: Stand) -> None:
+    told = Standing(values={"machine/total_cpu": "4"})
+    step = stand.file_step("/nobody", argument="features", told=(told,))
+    work = stand.phase(step, stand.step("a"))
+    assert (work.problems, work.warnings) == ([], [])
+    assert stand.host.files.read("/etc/machinefeatures/total_cpu", max_bytes=9) == b"4"
+    stand.host.files.write("/etc/machinefeatures/total_cpu", b"9")
+    assert [each.reason for each in stand.phase(step).warnings] == ["features-changed"]
+    stand.host.files.remove("/etc/joboutputs")
+    stand.host.files.write("/etc/joboutputs", b"")
+    work = stand.phase(step, stand.step("b"))
+    assert [each.reason for each in work.problems] == ["cannot-write"]
+    assert [each["state"] for each in work.reports] == ["ok"]
 
 
 def test_exit_code_100_of_a_site_script_vetoes_the_pilot_and_is_ok(stand: Stand) -> None:

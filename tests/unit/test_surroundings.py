@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contextagent.errors import CannotWriteError
+from contextagent.errors import CannotWriteError, RefusedError
 from contextagent.host import Host
 from contextagent.host.accounts import Account
 from contextagent.host.rights import as_account
 from contextagent.model import Kept, LoginKey, Problem, Script, Step, Supply, Verdict
 from contextagent.plan import profile_of
-from contextagent.policy.layer import Layer
+from contextagent.policy.layer import Layer, Setting
 from contextagent.policy.settings import merge
 from contextagent.runner import chronicle
 from contextagent.runner.journal import Journal
@@ -93,6 +93,31 @@ def test_the_users_scripts_run_as_its_account_and_are_refused_where_none_can_be_
     assert around.environment["user"]["HOME"].endswith("/var/lib/contextuser")
 
 
+def test_an_account_is_made_for_the_pilot_that_the_settings_ask_for_but_at_no_stop(tmp_path: Path) -> None:
+    host = MachineOfItsOwn(str(tmp_path))
+    asked = merge(Layer(voice="image", values={"pilot.framework": Setting(value="command")}))
+    found = surroundings(host, state(), asked, "pre-network").problems
+    assert ["contextuser" in each.message for each in found] == [True]
+    assert not surroundings(host, state(), asked, "stop").problems
+
+
+@pytest.mark.parametrize(
+    ("outputs", "seen"),
+    [
+        ("", "/etc/joboutputs"),
+        ("/etc/joboutputs", "/etc/joboutputs"),
+        ("/mnt/out", "/mnt/out"),
+        ("http://192.0.2.1/out", ""),
+    ],
+)
+def test_scripts_see_where_job_outputs_go_and_an_owner_without_any_sees_nothing(
+    host: Host, outputs: str, seen: str
+) -> None:
+    around = surroundings(host, state(), DEFAULTS, "pre-network").with_outputs(host, outputs)
+    assert around.environment["site"]["JOBOUTPUTS"] == (host.files.real(seen) if seen else outputs)
+    assert around.environment["user"] == {}
+
+
 def key_step(owner: Owner, *lines: str, account: str = "contextuser") -> Step:
     return Step(
         id=f"{owner}/pre-network/account:{account}",
@@ -139,6 +164,15 @@ def test_an_account_of_the_sites_is_made_with_its_keys_and_sudo_where_it_says_so
     assert KEY in host.files.read("/home/ops/.ssh/authorized_keys", max_bytes=9999).decode()
     sudoers = os.stat(host.files.real("/etc/sudoers.d/contextagent-ops"))
     assert sudoers.st_mode & 0o777 == 0o440
+
+
+def test_an_account_is_made_for_a_users_keys_where_its_scripts_need_none(tmp_path: Path) -> None:
+    host = MachineOfItsOwn(str(tmp_path))
+    with pytest.raises(CannotWriteError, match="no tool for it"):
+        take(host, key_step("user", KEY), "i", None)
+    host.files.create("/etc/passwd", (b"",))
+    with pytest.raises(RefusedError, match="it names no known type of key"):
+        take(host, key_step("user", "no key at all"), "i", None)
 
 
 def test_a_line_that_is_no_key_and_an_account_that_is_not_there_are_refused(tmp_path: Path) -> None:
