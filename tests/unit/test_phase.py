@@ -131,6 +131,7 @@ def test_every_script_is_started_and_ended_in_the_trace_in_the_order_of_the_plan
 
 
 def test_features_are_published_by_a_step_of_the_plan_whose_failure_ends_nothing(stand: Stand) -> None:
+    stand.host.files.make_folder(stand.host.run_folder, 0o755)
     told = Standing(values={"machine/total_cpu": "4"})
     step = stand.file_step("/nobody", argument="features", told=(told,))
     work = stand.phase(step, stand.step("a"))
