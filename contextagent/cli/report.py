@@ -229,7 +229,8 @@ def _why_lives(status: Mapping[str, Any]) -> Iterator[str]:
 def pilot_line(pilot: Mapping[str, Any]) -> str:
     """Return how the pilot stands, and why, in one line."""
     reason = pilot.get("reason") or ""
-    why = f": {printable(_PILOT_WHY.get(reason, reason))}" if reason else ""
+    words = _PILOT_ENDS if pilot["state"] in ("stopping", "ended") else _PILOT_WHY
+    why = f": {printable(words.get(reason) or _PILOT_WHY.get(reason, reason))}" if reason else ""
     state = _PILOT_STATES.get(pilot["state"], pilot["state"])
     more = [f"{name} {pilot[name]}" for name in ("pid", "code") if pilot.get(name) is not None]
     told = f" ({', '.join(more)})" if more else ""
@@ -256,6 +257,8 @@ _PILOT_STATES = {
     "stopping": "is being stopped",
     "ended": "has ended",
 }
+_PILOT_ENDS = {"lifetime": "this machine is about to end (contextagent remaining)"}
+"""What a reason means for a pilot that ran, where that is something else than for one that was not started."""
 _PILOT_WHY = {
     "site-failed": "the site's part of this boot failed",
     "veto": "a site script ended with 100, which is its veto",

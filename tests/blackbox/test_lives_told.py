@@ -43,16 +43,21 @@ def test_the_end_and_what_binds_it_are_told(machine: Machine, disk: Path, bound_
     ("facts", "line", "why"),
     [
         ({"state": "waiting"}, "panda: waiting", "the pilot (panda) has not started yet"),
-        ({"state": "running", "pid": 4711}, "panda: running (pid 4711)", "the pilot (panda) runs"),
+        ({"state": "running", "pid": 4711}, "panda: running (pid 4711)", "the pilot (panda) runs (pid 4711)"),
         (
             {"state": "refused", "reason": "banned"},
             "panda: refused (banned)",
             "the pilot (panda) was refused: the site's settings say 'ban.pilot'",
         ),
         (
+            {"state": "stopping", "reason": "lifetime", "pid": 4711},
+            "panda: stopping (lifetime, pid 4711)",
+            "the pilot (panda) is being stopped: this machine is about to end (contextagent remaining) (pid 4711)",
+        ),
+        (
             {"state": "ended", "reason": "no \x1bwork", "code": 300},
             "panda: ended (no \\x1bwork, code 300)",
-            "the pilot (panda) has ended: no \\x1bwork",
+            "the pilot (panda) has ended: no \\x1bwork (code 300)",
         ),
     ],
 )
