@@ -20,7 +20,7 @@ from contextagent.features.values import (
     is_folder,
     sites_variables,
 )
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE, kind_of
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
@@ -182,6 +182,16 @@ def withdraw(host: Host, ours: Collection[str]) -> tuple[Problem, ...]:
     for path in texts.profiles(""):
         problems += _settle(host, path, "")
     return tuple(problems)
+
+
+def traced(features: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return features as the trace tells them: a text of a site's own may be a secret, and is told by its length."""
+    told: dict[str, dict[str, str]] = {kind: {} for kind in FOLDERS}
+    for key, text in features.items():
+        kind, _, name = key.partition("/")
+        is_shown = kind_of(key) != "text" or key == "job/job_id"
+        told[kind][name] = text if is_shown else f"{len(text.encode('utf-8', 'replace'))} bytes"
+    return told
 
 
 def read_folder(host: Host, kind: str, folder: str) -> dict[str, str]:

@@ -10,8 +10,6 @@ from contextagent.runner.live import load_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from contextagent.features.values import Voices
     from contextagent.host import Host
     from contextagent.model import Problem, Step
@@ -73,11 +71,6 @@ def take(host: Host, journal: Journal, step: Step) -> Done:
 def _record(journal: Journal, live: Live, before: Live | None, *, is_mended: bool) -> None:
     """Record what is published, and the end that comes first, where either is news."""
     if is_mended or before is None or live.features != before.features:
-        machine, job = (_below(kind, live.features) for kind in ("machine", "job"))
-        journal.record("features", is_durable=False, machine=machine, job=job)
+        journal.record("features", is_durable=False, **publish.traced(live.features))
     if live.lifetime and (before is None or before.lifetime != live.lifetime):
         journal.record("lifetime", is_durable=False, **live.lifetime)
-
-
-def _below(kind: str, values: Mapping[str, str]) -> dict[str, str]:
-    return {key.partition("/")[2]: text for key, text in values.items() if key.startswith(f"{kind}/")}

@@ -140,11 +140,7 @@ class Lifetimes:
         if end != _announced(before):
             self._watch.record("lifetime", shutdown_epoch_s=end[0], bound_by=end[1])
         if is_mended or _lasting(before) != _lasting(live):
-            machine, job = (
-                {key.partition("/")[2]: text for key, text in live.features.items() if key.startswith(kind)}
-                for kind in ("machine/", "job/")
-            )
-            self._watch.record("features", machine=machine, job=job)
+            self._watch.record("features", **publish.traced(live.features))
 
     def _say(self, lines: Iterable[str]) -> None:
         """Say each thing once; a service that says another nonsense each minute fills no memory."""

@@ -54,7 +54,8 @@ def names(folder: Path) -> set[str]:
 def test_a_machine_whose_run_is_no_memory_has_its_state_below_var_run(guest: Guest) -> None:
     done = old(guest, *AGENT, *BOOT)
     assert (done.code, done.err) == (0, "")
-    assert names(guest.root / "var/run/contextagent") == {"boot_id", "lock", "status.json"}
+    ours = {"boot_id", "lock", "status.json", "status.lock", "live.json", "finish"}
+    assert names(guest.root / "var/run/contextagent") == ours
     assert "contextagent" not in names(guest.root / "run")
 
 
@@ -93,7 +94,7 @@ def test_what_another_boot_left_there_tells_nobody_anything(without_run: Machine
     without_run.reboot()
     assert without_run.run("status").code == 3
     assert without_run.run("run", "pre-network", "--disk", str(disk)).code == 0
-    assert names(folder) == {"boot_id", "lock", "status.json"}
+    assert names(folder) == {"boot_id", "lock", "status.json", "status.lock", "live.json"}
     assert (folder / "lock").stat().st_ino == lock, "who waits for the lock waits for this file"
 
 
