@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -145,13 +147,14 @@ def test_a_failed_user_script_refuses_no_pilot(machine: Machine, disk: Path) -> 
 
 
 @pytest.mark.parametrize("fault", ["missing", "for others to read", "no certificate"])
-def test_a_credential_is_checked_before_the_start(machine: Machine, disk: Path, tmp_path: Path, fault: str) -> None:
+def test_a_credential_is_checked_before_the_start(machine: Machine, disk: Path, fault: str) -> None:
     policy(machine, is_served=False)
-    path = tmp_path / "proxy.pem"
+    kind, text = (
+        ("token", token(time.time() + 90_000)) if fault == "for others to read" else ("proxy", "no certificate")
+    )
     if fault != "missing":
-        path.write_text("this is no certificate\n")
-        path.chmod(0o644 if fault == "for others to read" else 0o600)
-    more = f"credential: {{kind: proxy, path: {path}, env: X509_USER_PROXY}}"
+        machine.put("etc/credential", text, 0o644 if fault == "for others to read" else 0o600)
+    more = f"credential: {{kind: {kind}, path: /etc/credential, env: CREDENTIAL}}"
     lay(disk, {**WORK, "site.yaml": runs(machine, more=more)})
     boot(machine, disk)
     with Living(machine):
@@ -160,18 +163,50 @@ def test_a_credential_is_checked_before_the_start(machine: Machine, disk: Path, 
         assert ran(machine) == 0
 
 
-@pytest.mark.parametrize("key", ["ca_dir", "voms_dir", "vomses"])
-def test_an_empty_folder_of_certificates_refuses_the_pilot(
-    machine: Machine, disk: Path, tmp_path: Path, key: str
-) -> None:
+def token(end_s: float, note: str = "") -> str:
+    """Return a JSON web token that opens nothing, valid until then."""
+    parts = ({"alg": "none"}, {"exp": int(end_s), "note": note})
+    coded = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    return ".".join((*coded, "c2lnbmF0dXJl"))
+
+
+@pytest.mark.parametrize(("in_s", "state"), [(90_000, "ended"), (-60, "refused")])
+def test_a_tokens_time_is_checked_before_the_start(machine: Machine, disk: Path, in_s: int, state: str) -> None:
     policy(machine, is_served=False)
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    lay(disk, {**WORK, "site.yaml": runs(machine, more=f"{key}: {folder}")})
+    machine.put("etc/token", token(time.time() + in_s), 0o600)
+    lay(disk, {**WORK, "site.yaml": runs(machine, more="credential: {kind: token, path: /etc/token, env: TOKEN}")})
     boot(machine, disk)
     with Living(machine):
-        assert settled(machine, "refused", "ended", "running")["state"] == "refused"
-        assert ran(machine) == 0
+        assert settled(machine, "refused", "ended")["state"] == state
+
+
+def test_a_credential_is_read_again_from_its_source_while_the_pilot_runs(machine: Machine, disk: Path) -> None:
+    policy(machine, is_served=False)
+    path = machine.put("etc/token", token(time.time() + 90_000), 0o600)
+    more = "credential: {kind: token, path: /etc/token, env: TOKEN, refresh_s: 1}"
+    said = 'before=$(cat $TOKEN); while test "$(cat $TOKEN)" = "$before"; do sleep 0.1; done; exit 0'
+    lay(disk, {**WORK, "site.yaml": runs(machine, said, more)})
+    boot(machine, disk)
+    with Living(machine):
+        settled(machine, "running")
+        machine.put("etc/newer", token(time.time() + 190_000, "renewed"), 0o600).rename(path)
+        assert settled(machine, "ended")["code"] == 200
+
+
+@pytest.mark.parametrize("key", ["ca_dir", "voms_dir", "vomses"])
+@pytest.mark.parametrize("name", ["", "a.pem"])
+def test_an_empty_folder_of_certificates_refuses_the_pilot(machine: Machine, disk: Path, key: str, name: str) -> None:
+    policy(machine, is_served=False)
+    folder = machine.root / "etc/given"
+    folder.mkdir(parents=True)
+    if name:
+        (folder / name).write_text("something\n")
+    lay(disk, {**WORK, "site.yaml": runs(machine, more=f"{key}: /etc/given")})
+    boot(machine, disk)
+    with Living(machine):
+        found = settled(machine, "refused", "ended", "running")
+        assert (found["state"] == "refused") == (not name)
+        assert bool(ran(machine)) == bool(name)
 
 
 @pytest.mark.parametrize("framework", ["htcondor", "slurm", "gridengine", "alice", "glideinwms"])
@@ -205,16 +240,16 @@ def test_the_pilot_sees_features_in_the_form_that_it_is_told(machine: Machine, d
                 assert machine_features.endswith("/etc/machinefeatures")
 
 
-def test_the_pilots_files_and_environment_are_there(machine: Machine, disk: Path, tmp_path: Path) -> None:
+def test_the_pilots_files_and_environment_are_there(machine: Machine, disk: Path) -> None:
     policy(machine, is_served=False)
-    place = tmp_path / "place"
-    more = f"workdir: {place}, files: {{data.txt: some words}}, env: {{FLAVOUR: sweet}}"
+    more = "workdir: /srv/place, files: {data.txt: some words}, env: {FLAVOUR: sweet}"
     said = f"(pwd; cat data.txt; echo; echo $FLAVOUR; stat -c %a data.txt .) > {machine.root}/seen"
     lay(disk, {**WORK, "site.yaml": runs(machine, said, more)})
     boot(machine, disk)
     with Living(machine):
         settled(machine, "ended")
     lines = machine.text("seen").splitlines()
+    assert lines[0] == str(machine.root / "srv/place")
     assert lines[1:] == ["some words", "sweet", "600", "700"]
 
 
