@@ -237,7 +237,9 @@ class _Merging:
             why = self._refusal(key, rule, said, above, layer)
             if why and key.is_supported and not (rule == "?" and why in told):
                 told.add(why)
-                message = f"cannot set '{name}' to {shown(said.value)}: {why}, ignoring it"
+                # a text of the writer's own may be a secret, and warnings go to everybody
+                value = f" to {shown(said.value)}" if key.type[0] in ("words", "int", "flag", "bytes") else ""
+                message = f"cannot set '{name}'{value}: {why}, ignoring it"
                 reason = "not-yet-supported" if "not yet" in why else "looser"
                 self._warnings.append(Problem(reason=reason, message=message, path=said.path, line=said.line))
             elif not why:

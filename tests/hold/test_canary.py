@@ -30,8 +30,12 @@ INSTANCE = r"var/lib/contextagent/instances/[^/]+"
 MEANT = re.compile(
     rf"{INSTANCE}/(scripts|context|output)/.*|{INSTANCE}/state\.json|var/lib/hepix/context/.*|etc/contextagent/policy.*"
     r"|var/lib/contextagent/policy-\w+\.json|var/lib/amiconfig/.*"
+    r"|etc/(machine|job)features/.*|run/contextagent/live\.json"
 )
-"""Staged and unpacked contexts, outputs, and the agent's memory of what its scripts are given; the policy itself."""
+"""Staged and unpacked contexts, outputs, and the agent's memory of what its scripts are given; the policy itself; and
+what is published because somebody wanted it published.
+"""
+PUBLIC = ("etc/contextagent/policy.yaml", "etc/machinefeatures/", "etc/jobfeatures/", "run/contextagent/live.json")
 
 
 def look(machine: Machine) -> None:
@@ -39,7 +43,7 @@ def look(machine: Machine) -> None:
     found = dict(holders(machine.root))
     assert found, "it was brought"
     assert [path for path in found if not MEANT.fullmatch(path)] == []
-    assert {path: oct(rights) for path, rights in found.items() if rights and "policy.yaml" not in path} == {}
+    assert {path: oct(rights) for path, rights in found.items() if rights and not path.startswith(PUBLIC)} == {}
     assert [command for command, text in told(machine).items() if has_canary(text.encode())] == []
 
 
