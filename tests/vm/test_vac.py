@@ -66,6 +66,15 @@ def check(guest: Guest, life: Life, home: str) -> None:
     assert "LAB-RC" in console
 
 
+# Looks at its end as pilots do, and leaves when that is less than two hours away
+WATCHES = """
+while sleep 1; do
+    left=$(($(cat "$MACHINEFEATURES/shutdowntime") - $(date +%s)))
+    [ $left -gt 7200 ] || { echo "$left" >left; exit 0; }
+done
+"""
+
+
 @pytest.mark.smoke
 def test_a_machine_under_systemd_lives_until_its_pilot_has_no_more_work_and_powers_itself_off(
     tmp_path_factory: pytest.TempPathFactory,
@@ -81,3 +90,18 @@ def test_a_machine_under_sysvs_init_does_so_at_the_word_of_a_pilot_without_right
     assert "LAB-RUNLEVEL 0" in life.boot.console
     assert "LAB-HALT" in life.boot.console
     assert guest.names("/var/lock/subsys") == []
+
+
+def test_an_end_that_is_brought_forward_reaches_the_pilot_of_a_guest_and_both_leave(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    guest = Guest(tmp_path_factory.mktemp("vac-guest"), SYSTEMD)
+    words = {"framework": "command", "command": ["/bin/sh", "-c", WATCHES], "outputs": ["left"]}
+    policy = {"preset": "vacuum", "pilot": {**words, "heartbeat": {"seconds": 1}}}
+    life = live(guest, tmp_path_factory.mktemp("factory"), "", policy, left_s=7000)
+    message, left = life.machine.output("shutdown_message") or "", life.machine.output("left") or "0"
+    assert message.startswith("200 "), life.boot.console
+    assert (life.machine.destroyed, life.factory.is_backing_off) == (None, False)
+    assert 6800 < int(left) <= 7000
+    lifetimes = [record["shutdown_epoch_s"] for record in records(guest) if record["ev"] == "lifetime"]
+    assert lifetimes[-1] == life.factory.shutdown_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +54,7 @@ class _Running:
 
 
 def live(
-    guest: Guest, folder: Path, epilog: str, policy: dict[str, Any], *, test: str = RESTS, bundle: bytes = b""
+    guest: Guest, folder: Path, epilog: str, policy: dict[str, Any], *, bundle: bytes = b"", left_s: int = 0
 ) -> Life:
     """Let a guest be the machine of a factory until it has ended.
 
@@ -62,8 +63,8 @@ def live(
         folder: The factory's.
         epilog: What its user data leaves as the pilot; empty: it has none.
         policy: Of the guest's image.
-        test: What is run in it once it is up.
         bundle: The site's, if it has one.
+        left_s: How much time its factory leaves it once it is known to be well; 0: as much as it had.
     """
     user_data = USER_DATA.format(epilog=epilog) if epilog else ""
     factory = Factory(folder, Machinetype(user_data, fizzle_s=_SLOW_S))
@@ -72,7 +73,10 @@ def live(
     with Outside() as outside, ThreadPoolExecutor(1) as thread:
         outside.ip(f"address add {FEATURES}/32 dev lo")
         with Services(factory, namespace=outside.file, bundle=bundle) as services:
-            boot = thread.submit(guest.boot, test, Setup(outside=outside))
+            boot = thread.submit(guest.boot, RESTS, Setup(outside=outside))
             machine.start(_Running(boot))
+            if left_s:
+                factory.run_until_ended(lambda: machine.output("vm-heartbeat") is not None)
+                factory.shutdown_s = int(time.time()) + left_s
             factory.run_until_ended()
             return Life(boot.result(), machine, factory, services.asked)
