@@ -187,21 +187,25 @@ def test_the_pilot_ends_before_the_stop_scripts_site_before_user(machine: Machin
     assert effects(machine) == ["pilot", "stop.d/10 stop", "user/stop.d/10 stop"]
 
 
-def test_the_pilot_is_stopped_by_its_signal_or_its_command(machine: Machine, disk: Path) -> None:
+@pytest.mark.parametrize("by", ["signal", "command"])
+def test_the_pilot_is_stopped_by_its_signal_or_its_command(machine: Machine, disk: Path, by: str) -> None:
     policy(machine, is_served=False)
-    trap = f'trap "echo usr1 >> {machine.root}/effects; exit 0" USR1; while :; do sleep 0.1; done'
-    asks = f"while ! test -e {machine.root}/enough; do sleep 0.1; done; echo asked >> {machine.root}/effects"
-    for said, stop in (
-        (trap, "{signal: USR1, timeout_s: 20}"),
-        (asks, f"{{command: [/bin/touch, {machine.root}/enough], timeout_s: 20}}"),
-    ):
-        lay(disk, {**WORK, "site.yaml": site(said).replace("{timeout_s: 3}", stop)})
-        machine.reboot()
-        boot(machine, disk)
-        with Living(machine):
-            settled(machine, "running")
-            assert machine.run("pilot", "stop").code == 0
-    assert effects(machine) == ["usr1", "asked"]
+    said, stop = {
+        "signal": (
+            f'trap "echo signal >> {machine.root}/effects; exit 0" USR1; while :; do sleep 0.1; done',
+            "{signal: USR1, timeout_s: 20}",
+        ),
+        "command": (
+            f"while ! test -e {machine.root}/enough; do sleep 0.1; done; echo command >> {machine.root}/effects",
+            f"{{command: [/bin/touch, {machine.root}/enough], timeout_s: 20}}",
+        ),
+    }[by]
+    lay(disk, {**WORK, "site.yaml": site(said).replace("{timeout_s: 3}", stop)})
+    boot(machine, disk)
+    with Living(machine):
+        settled(machine, "running")
+        assert machine.run("pilot", "stop").code == 0
+        assert effects(machine) == [by]
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
