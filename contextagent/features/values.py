@@ -265,7 +265,8 @@ def _lives_h(voices: Voices, problems: list[Problem]) -> Iterator[float]:
         if is_number and len(text) <= len(str(_MAX_HOURS)) + 6 and 0 < float(text) <= _MAX_HOURS:
             yield float(text)
         elif text:
-            message = f"cannot use 'TTL' of context.sh: it is no number of hours: '{ascii(text)[1:-1][:64]}', ignoring it"
+            said = ascii(text)[1:-1][:64]
+            message = f"cannot use 'TTL' of context.sh: it is no number of hours: '{said}', ignoring it"
             problems.append(Problem(reason="bad-feature", message=message))
 
 
