@@ -202,9 +202,9 @@ def test_where_the_sites_part_failed_no_pilot_starts_and_the_factory_hears_500(t
 
 @pytest.mark.parametrize("pilot", [WORKS, DEAF])
 def test_before_its_end_a_machine_tells_its_pilot_and_goes_by_itself(pilot: str, tmp_path: Path) -> None:
-    with World(tmp_path, vac("", max_wallclock_s=20)) as world:
-        words = policy(pilot, outputs=["end"], stop={"timeout_s": 4}, min_lifetime_s=0)
-        world.boot({**words, "stop_budget_s": 6, "lifetime": {"grace_s": 0}})
+    with World(tmp_path, vac("", max_wallclock_s=17)) as world:
+        words = policy(pilot, outputs=["end"], stop={"timeout_s": 3}, min_lifetime_s=0)
+        world.boot({**words, "stop_budget_s": 5, "lifetime": {"grace_s": 0}})
         until_piloted(world)
         message = said(world) or ""
         assert world.machine.destroyed is None, "before the factory had to"
@@ -285,7 +285,7 @@ def watch_of(vm: NamespaceVM) -> int:
 
 
 def test_a_watch_that_hangs_costs_a_machine_its_heartbeat_and_its_stop_phase_runs_all_the_same(tmp_path: Path) -> None:
-    kind = vac("", heartbeat_file=BEAT, heartbeat_s=10, fizzle_s=1)
+    kind = vac("", heartbeat_file=BEAT, heartbeat_s=6, fizzle_s=1)
     with World(tmp_path, kind) as world:
         world.boot(policy(WORKS))
         until_piloted(world)
