@@ -78,7 +78,14 @@ class Piloted:
                 keeper = self.said(number, "started").get("keeper")
                 if keeper and os.path.exists(f"/proc/{keeper}"):
                     os.kill(keeper, signal.SIGKILL)
-            until(lambda: not self.survivors() or not [os.kill(pid, 9) for pid in self.survivors()], "all is gone")
+            until(self._is_gone, "all is gone")
+
+    def _is_gone(self) -> bool:
+        """Kill what is left, and return whether nothing was."""
+        left = self.survivors()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return not left
 
     def watched_again(self) -> None:
         """Kill the watch, and start another."""
