@@ -7,7 +7,6 @@ from contextagent.errors import CannotWriteError
 from contextagent.model import PHASES, Problem
 from contextagent.runner import status as report
 from contextagent.runner.journal import LOGS, receipt_path
-from contextagent.runner.live import LIVE
 from contextagent.runner.phase import OWN_NAMES, PhaseRun
 from contextagent.runner.state import save
 from contextagent.trace.records import rfc3339
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from contextagent.runner.state import State
     from contextagent.runner.surroundings import Surroundings
 
+_LIVE = "live.json"
+"""As in `runner.live`, which most phases do without."""
 _TELL_EVERY_S = 1.0
 _TELL_SHARE = 100
 """How often progress is published: at most once a second, and for at most a hundredth of the time.
@@ -148,7 +149,7 @@ def execute(  # the hands' whole surroundings, by keyword
     duration_s = round((host.mono_ns() - began_ns) / 1e9, 3)
     ended = {"started": began, "finished": rfc3339(host.utc_ns()), "duration_s": duration_s}
     standing.state = _after(standing.state, phase, ended, work)
-    is_published = host.files.exists(f"{host.run_folder}/{LIVE}")
+    is_published = host.files.exists(f"{host.run_folder}/{_LIVE}")
     if phase == "stop" and is_published:
         standing.keep_receipt(whole, around)
         _tell_end(host, journal, standing, around.settings)
