@@ -102,6 +102,8 @@ class Pilots:
             return slot.retry_s
         if not self._has_booted():
             return now.boot_s + _SOON_S
+        if "stop" in self._state.phases:
+            return None  # this machine is going down, and its pilots were stopped first
         problem = refusal(self._standing(now))
         if problem:
             self._refuse(slot, problem.reason, problem.message)
@@ -111,16 +113,21 @@ class Pilots:
     def _start(self, slot: Slot, now: Now) -> float:
         """Have a keeper start it; what that does not bring about is a refusal like any other."""
         self._slots[slot.number] = slot.replace(is_kept=True, is_told=False, starts=slot.starts + 1, stopped="")
-        self._remember()  # before: a watch that is killed here must not start one more each time
+        if not self._remember():  # before: a watch that is killed here must not start one more each time
+            return self._put_off(slot, "its start can't be remembered", now)
         try:
             keeper.start(self._watch.host, make_order(self._watch, slot.number, now, is_left=self._is_left))
         except (ContextAgentError, OSError) as error:
-            cause = error.strerror or error if isinstance(error, OSError) else error
-            self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
-            return now.boot_s + _AGAIN_S
+            return self._put_off(slot, error.strerror or error if isinstance(error, OSError) else error, now)
         self._say_starting(slot.number)
         self._listen(slot.number)
         return now.boot_s + _AGAIN_S
+
+    def _put_off(self, slot: Slot, cause: object, now: Now) -> float:
+        """Note why it could not be started just now; not tried again at once, since each try wakes the watch."""
+        slot = slot.replace(retry_s=now.boot_s + _AGAIN_S)
+        self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
+        return slot.retry_s
 
     def _mind(self, slot: Slot, found: Kept, now: Now) -> float | None:
         """Tell of its start, and tell it to stop in time."""
@@ -295,11 +302,13 @@ class Pilots:
         facts = {"reason": reason or None, "pid": found.started.get("pid"), "code": slot.code, "number": slot.number}
         self._watch.record("pilot", framework=self._framework, state=state, **facts, **more)
 
-    def _remember(self) -> None:
+    def _remember(self) -> bool:
         try:
             keeper.store_course(self._watch.host, self._slots)
         except CannotWriteError as error:
             self._watch.say(f"{error}, going on without it")
+            return False
+        return True
 
     def _finish(self, before: dict[int, Slot]) -> None:
         """Ask for the machine's end once the last pilot is over, if that is what its end does."""
@@ -308,7 +317,7 @@ class Pilots:
             return
         code, text = word
         try:
-            wishes.ask(self._watch.host, "finish", code=code, text=text)
+            wishes.ask(self._watch.host, "finish", code=code, text=wishes.one_line(text))
         except CannotWriteError as error:
             self._watch.say(f"{error}, not finishing this machine")
         self._watch.poke()
