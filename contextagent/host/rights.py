@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from contextagent.errors import CannotWriteError, ContextAgentError
 
@@ -16,7 +18,9 @@ _LONGEST_ERROR_BYTES = 4096
 _MOST_NAMES_BYTES = 1 << 15
 """What a pipe holds without a reader, on any kernel."""
 _PATIENCE_S = 20
-"""What a home on a slow network file system may take; then the child is ended by its own alarm."""
+"""What a home on a slow network file system may take; then the child is killed.  Its account may have stopped it, so
+no alarm of its own would do."""
+_SIGKILL = 9
 
 
 def as_account(account: Account, work: Callable[[], None]) -> None:
@@ -36,8 +40,17 @@ def as_account(account: Account, work: Callable[[], None]) -> None:
     if pid == 0:
         _child(account, work, write_end)
     os.close(write_end)
+    poll = select.poll()
+    poll.register(read_end, select.POLLIN)
+    end_s = time.monotonic() + _PATIENCE_S
     said = b""
-    while len(said) < _LONGEST_ERROR_BYTES and (data := os.read(read_end, _LONGEST_ERROR_BYTES)):
+    while len(said) < _LONGEST_ERROR_BYTES:
+        if not poll.poll(max(end_s - time.monotonic(), 0) * 1000):
+            os.kill(pid, _SIGKILL)
+            break
+        data = os.read(read_end, _LONGEST_ERROR_BYTES)
+        if not data:
+            break
         said += data
     os.close(read_end)
     _, status = os.waitpid(pid, 0)
@@ -75,9 +88,6 @@ def _child(account: Account, work: Callable[[], None], write_end: int) -> None:
     """Do the work and end; an exception must not unwind into the parent's copy of the story."""
     status = 1
     try:
-        import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no Python handler is needed, nor the slow module
-
-        _signal.alarm(_PATIENCE_S)
         os.setgroups([])
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
