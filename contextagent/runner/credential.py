@@ -118,6 +118,7 @@ def put_copy(host: Host, number: int, account: Account, data: bytes) -> str:
 
     Raises:
         CannotWriteError: It could not be written.
+        OSError: The folder could not be handed over.
     """
     from contextagent.host.rights import as_account  # noqa: PLC0415  # most pilots bring none, or one of their own
 
@@ -125,7 +126,8 @@ def put_copy(host: Host, number: int, account: Account, data: bytes) -> str:
     folder = os.path.dirname(path)
     host.files.make_folder(os.path.dirname(folder), 0o711)
     host.files.make_folder(folder)
-    host.files.give(folder, account.uid, account.gid)
+    # the folder alone: what the account has put into it since the last copy may be another's by a hard link
+    os.chown(host.files.real(folder), account.uid, account.gid, follow_symlinks=False)
     as_account(account, lambda: host.files.write(path, data))
     return path
 
