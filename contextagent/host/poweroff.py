@@ -7,6 +7,8 @@ import stat as stat_bits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from contextagent.host import Host
 
 COMMAND_S = 60.0
@@ -21,19 +23,19 @@ _MAX_SAID = 200
 def command_problem(path: str) -> str:
     """Return why a program may not be run as root, or nothing where it may.
 
-    It is an absolute path of a regular file, and that file, every folder that leads to it and those of what it is a
-    link to are root's own and nobody else's to write: whoever could exchange it would be root.  A folder like /tmp,
-    where nobody can exchange what is another's, is as good.
+    It is an absolute path of a regular file, and that file, every folder that leads to it and every link on the way are
+    root's own and nobody else's to write: whoever could exchange it would be root.  A folder like /tmp, where nobody
+    can exchange what is another's, is as good.
     """
     if not path.startswith("/") or "\0" in path:
         return "it is no absolute path"
     try:
         target = os.path.realpath(path, strict=True)
         found = os.stat(target)
-        for each in {target, *_folders(target), *_folders(os.path.normpath(path))}:
-            there = os.stat(each)
-            is_shared = there.st_mode & _OTHERS and not (stat_bits.S_ISDIR(there.st_mode) and there.st_mode & _STICKY)
-            if there.st_uid != 0 or is_shared:
+        for each in _way(path):
+            there = os.lstat(each)
+            is_kept = stat_bits.S_ISLNK(there.st_mode) or (stat_bits.S_ISDIR(there.st_mode) and there.st_mode & _STICKY)
+            if there.st_uid != 0 or (there.st_mode & _OTHERS and not is_kept):
                 whose = f"'{each}' " if each != target else "it "
                 return f"{whose}is not root's alone to write"
     except OSError as error:
@@ -43,10 +45,26 @@ def command_problem(path: str) -> str:
     return "" if found.st_mode & stat_bits.S_IXUSR else "it can't be executed"
 
 
-def _folders(path: str) -> list[str]:
-    """Return every folder on the way to a path, with the root."""
-    names = path.strip("/").split("/")[:-1]
-    return ["/" + "/".join(names[:count]) for count in range(len(names) + 1)]
+def _way(path: str) -> Iterator[str]:
+    """Yield everything on the way to a path that exists: folders, links, what those lead over, and what is there."""
+    names = path.split("/")[::-1]
+    place = "/"
+    yield place
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            place = os.path.dirname(place)
+            continue
+        each = os.path.join(place, name)
+        yield each
+        if os.path.islink(each):
+            target = os.readlink(each)
+            names += target.split("/")[::-1]
+            place = "/" if target.startswith("/") else place
+        else:
+            place = each
 
 
 def run_command(host: Host, path: str) -> str:
