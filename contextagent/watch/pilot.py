@@ -33,6 +33,8 @@ _PHASE = "post-network"
 _SOON_S = 1.0
 """How soon a boot's last phase is looked at again that has marked the pilot, but is not over."""
 _BREATH_S = 0.02
+_PUT_OFF_S = 5.0
+"""How soon a start is tried again that could not even be begun."""
 _AGAIN_S = 60.0
 """How soon a condition that did not hold is looked at again; those that the watch sees itself cost nothing."""
 _ORDER = ("running", "stopping", "starting", "waiting", "refused", "ended")
@@ -125,7 +127,7 @@ class Pilots:
 
     def _put_off(self, slot: Slot, cause: object, now: Now) -> float:
         """Note why it could not be started just now; not tried again at once, since each try wakes the watch."""
-        slot = slot.replace(retry_s=now.boot_s + _AGAIN_S)
+        slot = slot.replace(retry_s=now.boot_s + _PUT_OFF_S)
         self._refuse(slot, "not-startable", f"cannot start the pilot: {cause}")
         return slot.retry_s
 
