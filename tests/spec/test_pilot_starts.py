@@ -184,11 +184,12 @@ def test_a_credential_is_read_again_from_its_source_while_the_pilot_runs(machine
     policy(machine, is_served=False)
     path = machine.put("etc/token", token(time.time() + 90_000), 0o600)
     more = "credential: {kind: token, path: /etc/token, env: TOKEN, refresh_s: 1}"
-    said = 'before=$(cat $TOKEN); while test "$(cat $TOKEN)" = "$before"; do sleep 0.1; done; exit 0'
+    reads = f"before=$(cat $TOKEN); touch {machine.root}/has-read"
+    said = f'{reads}; while test "$(cat $TOKEN)" = "$before"; do sleep 0.1; done; exit 0'
     lay(disk, {**WORK, "site.yaml": runs(machine, said, more)})
     boot(machine, disk)
     with Living(machine):
-        settled(machine, "running")
+        until((machine.root / "has-read").exists)
         machine.put("etc/newer", token(time.time() + 190_000, "renewed"), 0o600).rename(path)
         assert settled(machine, "ended")["code"] == 200
 
