@@ -123,14 +123,7 @@ def say(  # every fact by its name
         known = word(host)
         if known and (known.goes_off or not goes_off):
             return known, False
-        new = Word(
-            boot_id=host.boot_id(),
-            code=code,
-            text=one_line(text),
-            by=by,
-            utc=rfc3339(host.utc_ns()),
-            goes_off=goes_off,
-        )
+        new = made(host, code=code, text=text, by=by, goes_off=goes_off)
         _remember(host, new)
     finally:
         if lock:
@@ -138,6 +131,12 @@ def say(  # every fact by its name
     record("finish", code=code, text=new.text, uid=by)
     host.announce(f"finish: {new.line()}")
     return new, True
+
+
+def made(host: Host, *, code: int, text: str, by: int, goes_off: bool = True) -> Word:
+    """Return a word that is said now; the arguments are those of `say`."""
+    utc = rfc3339(host.utc_ns())
+    return Word(boot_id=host.boot_id(), code=code, text=one_line(text), by=by, utc=utc, goes_off=goes_off)
 
 
 def finish(
@@ -165,15 +164,21 @@ def finish(
     return live, problems
 
 
-def act(host: Host, live: Live, settings: Settings) -> tuple[Live, tuple[Problem, ...]]:
+def act(host: Host, live: Live, settings: Settings, unwritten: Word | None = None) -> tuple[Live, tuple[Problem, ...]]:
     """Tell and bring about what was said, as far as that is not done; one process at a time does so.
+
+    Args:
+        host: The machine.
+        live: What is known of it.
+        settings: What holds.
+        unwritten: What was said, where it could not be remembered.
 
     Returns:
         As `finish`.
     """
     lock = _turn(host, TELLING, _TELLING_S)
     try:
-        said = word(host)
+        said = word(host) or unwritten
         if said is None:
             return live, ()
         live, problems = _tell(host, live, settings, said)
@@ -326,15 +331,17 @@ def _marked(host: Host, said: Word) -> tuple[Problem, ...]:
 
 
 def _turn(host: Host, name: str, patience_s: float) -> Lock | None:
-    """Return the lock of that name; None where another process keeps it for too long: an end is late, never left out.
+    """Return the lock of that name: an end is late, never left out.
 
-    Raises:
-        CannotWriteError: It can't be made.
+    Returns:
+        None where another process keeps it for too long, and where it can't be made.
     """
     end_s = time.monotonic() + patience_s
     while True:
         try:
             return host.lock(f"{host.run_folder}/{name}")
+        except CannotWriteError:
+            return None
         except TryLaterError:
             if time.monotonic() >= end_s:
                 return None

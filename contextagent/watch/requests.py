@@ -109,9 +109,12 @@ class Requests:
         record = self._watch.record
         try:
             said, is_news = ending.say(self._watch.host, code=code, text=text, by=by, record=record, goes_off=goes_off)
-        except CannotWriteError as error:
-            self._watch.say(f"{error}, going on without it")
-            return
+        except CannotWriteError as error:  # whoever fills the folder for the state of this boot must not stay for it
+            self._watch.say(f"{error}, ending this machine without it")
+            if self._word and self._word.goes_off:
+                return
+            said, is_news = ending.made(self._watch.host, code=code, text=text, by=by, goes_off=goes_off), True
+            record("finish", code=code, text=said.text, uid=by)
         self._word = said
         if is_news:
             self._tries, self._next_s = 0, 0.0
@@ -149,9 +152,10 @@ class Requests:
             return self._next_s
         self._next_s = now.boot_s + _RETRY_S
         host, live, settings = self._watch.host, self._watch.live, self._watch.settings
+        said = self._word
 
         def work() -> str:
-            after, problems = ending.act(host, live, settings)
+            after, problems = ending.act(host, live, settings, said)
             return jsontext.dumps([after.is_handed_over, [problem.text() for problem in problems]])
 
         self._child = child = aside.start(work)

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -119,6 +119,26 @@ def test_a_machine_without_a_process_to_spare_ends_when_it_has_one_again(
     said = ending.word(host)
     assert said is not None
     assert (said.code, said.is_told) == (300, True)
+
+
+def test_a_machine_whose_run_folder_is_full_ends_all_the_same(booted: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SlowHost(str(booted.root))
+    live = load_live(host)
+    assert live is not None
+    store_live(host, live.replace(is_outputs_given=True))
+    hour = Hour(host)
+    real = os.open
+    folder = host.files.real(host.run_folder)
+
+    def full(path: str, flags: int, *words: Any, **named: Any) -> int:
+        if flags & os.O_CREAT and str(path).startswith(folder) and not os.path.exists(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, flags, *words, **named)
+
+    monkeypatch.setattr(os, "open", full)
+    hour.run(86_400)
+    assert booted.text("etc/joboutputs/shutdown_message") == "100 end of the lifetime (policy)"
+    assert [each["code"] for each in booted.trace() if each["ev"] == "finish"] == [100]
 
 
 @pytest.mark.parametrize("years", [-30, 10])

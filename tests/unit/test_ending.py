@@ -550,6 +550,15 @@ def test_a_mark_that_cannot_be_put_is_an_error_and_one_that_cannot_be_removed_is
     assert not wishes.is_watched(host)
 
 
+def test_an_end_does_not_hang_on_a_lock_that_can_not_be_made(host: Host) -> None:
+    for name in (ending.SAYING, ending.TELLING):
+        host.files.make_folder(f"{host.run_folder}/{name}")
+    unwritten = ending.made(host, code=300, text="no work", by=0)
+    ending.act(host, live_of(host), STANDARD, unwritten)
+    assert host.files.read("/etc/joboutputs/shutdown_message", max_bytes=99) == b"300 no work"
+    assert ending.say(host, code=300, text="no work", by=0, record=lambda *_, **__: None)[1] is False
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
 def test_a_watch_is_seen_from_where_process_ids_are_others(host: Host) -> None:
     host.files.make_folder(host.run_folder, 0o755)
