@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextagent.runner import joboutputs
 from contextagent.trace.records import rfc3339
+from contextagent.watch.once import LATE_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,14 +45,16 @@ class Heartbeat:
         self._watch = watch
         self._file: str = watch.settings["pilot.heartbeat.file"]
         self._seconds: int = watch.settings["pilot.heartbeat.seconds"] or DEFAULT_S
-        self._due_s = 0.0
+        self._due_s = self._late_s = 0.0
         self._delivery: Delivery | None = None
         self._failure = ""
 
     def wake(self, now: Now) -> float | None:
         """Beat if it is time to; one that is still on its way is let come to its end."""
         if self._delivery is not None:
-            return None
+            if now.boot_s < self._late_s:
+                return self._late_s
+            self._end()  # whoever delivers it was stopped, maybe by the account that the outputs belong to
         if now.boot_s < self._due_s:
             return self._due_s
         self._due_s = now.boot_s + self._seconds
@@ -61,8 +64,9 @@ class Heartbeat:
         host = self._watch.host
         total_s = min(joboutputs.TOTAL_S, float(self._seconds))
         self._delivery = joboutputs.start_put(host, outputs, self._file, line(host), total_s=total_s)
+        self._late_s = now.boot_s + total_s + LATE_S
         self._watch.at_readable(self._delivery.fd, self._end)
-        return self._due_s
+        return min(self._due_s, self._late_s)
 
     def _end(self) -> None:
         """Note how a beat ended, and say so where it ended otherwise than the one before."""

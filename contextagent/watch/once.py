@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.errors import CannotWriteError
+from contextagent.runner.joboutputs import TOTAL_S
 from contextagent.runner.state import load
 
 TYPE_CHECKING = False
@@ -19,6 +20,8 @@ _FIRST_S = 60.0
 _LAST_S = 900.0
 """Before the second try, doubled for each of the next ones, and the longest that is waited."""
 _MOST_TRIES = 20
+LATE_S = 10.0
+"""How long after its time whoever delivers something is let be: then it was stopped, and does not end by itself."""
 
 
 class Once:
@@ -38,13 +41,17 @@ class Once:
         self._states = states
         self._start = start
         self._tries = 0
-        self._due_s = 0.0
+        self._due_s = self._late_s = 0.0
         self._delivery: Delivery | None = None
         self._is_over = watch.host.files.exists(self._mark)
 
     def wake(self, now: Now) -> float | None:
         """Deliver it, if it is time to."""
-        if self._is_over or self._delivery is not None:
+        if self._delivery is not None:
+            if now.boot_s < self._late_s:
+                return self._late_s
+            self._end()
+        if self._is_over:
             return None
         if now.boot_s < self._due_s:
             return self._due_s
@@ -54,9 +61,10 @@ class Once:
         if self._delivery is None:
             return None  # as above
         self._tries += 1
+        self._late_s = now.boot_s + TOTAL_S + LATE_S
         self._due_s = now.boot_s + min(_FIRST_S * 2 ** (self._tries - 1), _LAST_S)
         self._watch.at_readable(self._delivery.fd, self._end)
-        return self._due_s
+        return min(self._due_s, self._late_s)
 
     def _has_ended(self) -> bool:
         """Return whether the phase has ended as it should."""

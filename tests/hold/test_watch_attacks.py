@@ -6,22 +6,21 @@ import errno
 import fcntl
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contextagent.features.lifetime import End
+from contextagent.features.lifetime import End, Now
 from contextagent.host import Host
 from contextagent.runner import ending, wishes
 from contextagent.runner.live import load_live, store_live
+from contextagent.watch import heartbeat
 from contextagent.watch.entry import gather
 from contextagent.watch.loop import Loop, Signals
-from tests.watching import Hour, SlowHost, Watching, free_port
+from tests.watching import Hour, SlowHost, Watching, free_port, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from contextagent.features.lifetime import Now
     from contextagent.watch.room import Watch
     from tests.machine import Machine
 
@@ -160,3 +159,27 @@ def test_a_clock_that_is_set_by_years_for_half_of_each_minute_ends_no_machine(bo
         hour.poller.at[host.boot_s + 60 * minute + 50] = lambda: step(-by_s)
     hour.run(1300)
     assert ending.word(host) is None
+
+
+def test_an_account_that_stops_whoever_puts_its_heartbeat_stops_one_beat(booted: Machine) -> None:
+    live = load_live(Host(str(booted.root)))
+    assert live is not None
+    _policy(booted, "{max_s: 86400}\npilot: {heartbeat: {file: beat, seconds: 1}}")
+    watch = gather(Host(str(booted.root)), None, live)
+    part = heartbeat.begin(watch)
+    assert part is not None
+    now = watch.now()
+    part.wake(now)
+    _stop_children()
+    beat = booted.root / "etc/joboutputs/beat"
+    beat.unlink(missing_ok=True)  # one that was faster
+    part.wake(Now(utc_s=now.utc_s + 5, boot_s=now.boot_s + 5))
+    part.wake(Now(utc_s=now.utc_s + 60, boot_s=now.boot_s + 60))
+    until(beat.exists, "it beats again")
+    part.close()
+
+
+def _stop_children() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for pid in children:
+        os.kill(int(pid), signal.SIGSTOP)
