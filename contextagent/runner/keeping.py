@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from contextagent import jsontext
-from contextagent.errors import ContextAgentError
+from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.host import Host, kept, supervised
 from contextagent.host.accounts import Account
 from contextagent.model import Limits
@@ -180,7 +180,10 @@ class _Minding:
         elif word == STOP and not self._stopped:
             self._stopped = why.decode("ascii", "replace") or "asked"
             self._kill_s = self._now_s() + self._order.pilot["stop.timeout_s"]
-            _write(self._host, f"{place}/{STOPPING}", {"why": self._stopped})
+            try:
+                _write(self._host, f"{place}/{STOPPING}", {"why": self._stopped})
+            except CannotWriteError:
+                pass  # a full disk keeps no pilot from being stopped in order
             _tell(news)
             self._begin_stop(child)
 

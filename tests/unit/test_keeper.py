@@ -328,6 +328,12 @@ def test_a_keeper_does_what_it_is_told(hangar: Hangar) -> None:
     assert keep(hangar, twice)["stopped"] == "a"
 
 
+def test_a_keeper_stops_its_pilot_in_order_though_that_can_not_be_written_down(hangar: Hangar) -> None:
+    in_the_way = f"mkdir -p {hangar.real(keeper.folder(hangar.host, 1))}/{keeper.STOPPING}/full"
+    ended = keep(hangar, f"trap 'exit 4' TERM; {in_the_way}; {say(hangar, 'stop x')}; sleep 100 & wait; sleep 1")
+    assert (ended["stopped"], ended["exit_code"]) == ("x", 4)
+
+
 def test_a_keeper_kills_what_does_not_end_in_time(hangar: Hangar) -> None:
     ended = keep(
         hangar, f"trap '' TERM; {say(hangar, 'stop x')}; while :; do sleep 0.1; done", pilot={"stop.timeout_s": 1}
