@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from contextagent.host.guestos import native
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +74,7 @@ def _work(work: Callable[[], str], fd: int) -> NoReturn:
         for number in _DEFAULTS:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(fd, _FIRST_OTHER)
-        os.closerange(_FIRST_OTHER + 1, os.sysconf("SC_OPEN_MAX"))
+        native.close_from(_FIRST_OTHER + 1)
         os.write(_FIRST_OTHER, work().encode("utf-8", "replace")[:_MAX_BYTES])
         code = 0
     except BaseException as error:  # noqa: BLE001  # see above
