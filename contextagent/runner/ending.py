@@ -225,17 +225,18 @@ def _tell(host: Host, live: Live, settings: Settings, said: Word) -> tuple[Live,
 
 def _leave(host: Host, live: Live, said: Word) -> tuple[Problem, ...]:
     """Have the machine taken down by the site's command or, where there is none or it fails, by init."""
-    if host.is_caller:
-        message = f"below '{host.root}' no machine is powered off, leaving it at that"
-        return (Problem(reason="caller", message=message),)
     from contextagent.host import poweroff  # noqa: PLC0415  # see above
 
     problems: list[Problem] = []
     command = live.features.get(COMMAND, "")
     cause = poweroff.run_command(host, command) if command else ""
     if cause:
-        message = f"cannot run shutdown_command '{command}': {cause}, asking init instead"
+        instead = "leaving it at that" if host.is_caller else "asking init instead"
+        message = f"cannot run shutdown_command '{command}': {cause}, {instead}"
         problems.append(Problem(reason="shutdown-command", message=message))
+    if host.is_caller and (cause or not command):
+        message = f"below '{host.root}' no machine is powered off, leaving it at that"
+        return (*problems, Problem(reason="caller", message=message))
     if cause or not command:
         cause = poweroff.power_off(host)
         if cause:

@@ -196,15 +196,22 @@ def test_a_lifetime_that_was_over_before_the_boot_refuses_the_pilot_and_is_told_
         assert pilot["state"] == "refused"
 
 
-def test_a_shutdown_command_of_the_features_is_run_once(machine: Machine, disk: Path) -> None:
+@pytest.mark.parametrize("is_as_the_guest_sees_it", [True, False])
+def test_a_shutdown_command_below_the_root_is_run_once(
+    machine: Machine, disk: Path, *, is_as_the_guest_sees_it: bool
+) -> None:
     policy(machine, is_served=False)
-    command = machine.put("opt/end", f"#!/bin/sh\necho ended >> {machine.root}/ends\n", 0o755)
+    machine.put("opt/end", f"#!/bin/sh\necho ended >> {machine.root}/ends\n", 0o755)
+    command = "/opt/end" if is_as_the_guest_sees_it else f"{machine.root}/opt/end"
     lay(disk, {**WORK, "features/machine/shutdown_command": f"{command}\n"})
     boot(machine, disk)
     with Living(machine) as living:
         machine.run("finish", "300", "no more work")
         assert message(machine) == "300 no more work"
+        until((machine.root / "ends").exists)
+        machine.run("finish", "200", "done")
         living.stop()
+    assert (machine.root / "ends").read_text() == "ended\n"
 
 
 @pytest.mark.parametrize("command", ["relative", "/nowhere/at/all", "/etc/passwd"])
