@@ -67,6 +67,7 @@ class Pilots:
         self._pids: dict[int, int | None] = {}
         self._news: dict[int, int] = {}
         self._going: set[int] = set()
+        self._ask_s = 0.0
         self._state = watch.state
         self._state_ns = 0
         self._is_banned: bool = settings["ban.pilot"]
@@ -80,7 +81,7 @@ class Pilots:
         due = [self._look_after(slot, now) for slot in self._slots.values()]
         if self._slots != before:
             self._remember()
-            self._finish(before)
+        self._finish(now)
         self._show()
         return min((each for each in due if each is not None), default=None)
 
@@ -312,16 +313,21 @@ class Pilots:
             return False
         return True
 
-    def _finish(self, before: dict[int, Slot]) -> None:
-        """Ask for the machine's end once the last pilot is over, if that is what its end does."""
+    def _finish(self, now: Now) -> None:
+        """Ask for the machine's end once the last pilot is over, if that is what its end does.
+
+        A watch that was killed before it could ask leaves that to the next one.
+        """
         word = last_word(self._slots.values(), self._pilot["on_exit"])
-        if word is None or last_word(before.values(), self._pilot["on_exit"]) is not None:
+        if word is None or self._watch.live.finish is not None or now.boot_s < self._ask_s:
             return
         code, text = word
+        self._ask_s = float("inf")
         try:
             wishes.ask(self._watch.host, "finish", code=code, text=wishes.one_line(text))
         except CannotWriteError as error:
-            self._watch.say(f"{error}, not finishing this machine")
+            self._ask_s = now.boot_s + _AGAIN_S
+            self._watch.say(f"{error}, finishing this machine later")
         self._watch.poke()
 
     def _show(self) -> None:

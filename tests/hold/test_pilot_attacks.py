@@ -19,6 +19,7 @@ from contextagent.host import Host, poweroff, rights
 from contextagent.host.accounts import Account
 from contextagent.host.poweroff import command_problem
 from contextagent.runner import credential
+from contextagent.runner.live import load_live, store_live
 from tests.machine import AGENT, Machine
 from tests.piloting import Piloted
 from tests.watching import PATIENCE_S, Hour, SlowHost, free_port, until
@@ -70,6 +71,19 @@ def test_a_start_that_can_not_be_remembered_is_none(piloted: Piloted, monkeypatc
     monkeypatch.setattr(os, "rename", full)
     hour.run(200)
     assert (piloted.state()["state"], piloted.numbers()) == ("refused", [])
+
+
+def test_a_watch_that_is_killed_before_it_asks_for_the_machines_end_leaves_that_to_the_next(piloted: Piloted) -> None:
+    with piloted.pilot("exit 0").boot():
+        assert piloted.message() == "200 the pilot has ended"
+    host = Host(str(piloted.machine.root))
+    live = load_live(host)
+    assert live is not None
+    store_live(host, live.replace(finish=None))
+    for name in ("run/contextagent/ended.json", "etc/joboutputs/shutdown_message"):
+        (piloted.machine.root / name).unlink()
+    with piloted:
+        assert piloted.message() == "200 the pilot has ended"
 
 
 def test_an_end_is_told_however_long_the_words_for_it_are(piloted: Piloted) -> None:
