@@ -24,7 +24,7 @@ from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE, kind_
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
-from contextagent.runner.live import LIVE, Live, clocks, shown, store_live
+from contextagent.runner.live import LIVE, Live, clocks, load_live, shown, store_live
 from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
@@ -155,11 +155,16 @@ def publish(
         is_outputs_given=standing.is_outputs_given,
     )
     if live != before or not host.files.exists(f"{host.run_folder}/{LIVE}"):
-        try:
-            store_live(host, live)
-        except CannotWriteError as error:
-            problems.append(Problem(reason=error.reason, message=f"{error}, going on without it"))
+        problems += _store(host, live)
     return live, tuple(problems)
+
+
+def _store(host: Host, live: Live) -> tuple[Problem, ...]:
+    try:
+        store_live(host, live)
+    except CannotWriteError as error:
+        return (Problem(reason=error.reason, message=f"{error}, going on without it"),)
+    return ()
 
 
 def furnish(host: Host, standing: Standing, account: Account | None) -> tuple[Problem, ...]:
@@ -171,17 +176,17 @@ def furnish(host: Host, standing: Standing, account: Account | None) -> tuple[Pr
 
 
 def withdraw(host: Host, ours: Collection[str]) -> tuple[Problem, ...]:
-    """Take back what an earlier boot published, where this one has nothing to say."""
+    """Take back what an earlier boot, or an earlier run in this one, published, where nothing is to be said now."""
     problems = _fill_both(host, {}, {}, ours)
+    live = load_live(host)
+    problems += _store(host, live.replace(features={}, origins={}, ends=(), lifetime=None)) if live else ()
     for folder in FOLDERS.values():
         try:
             os.rmdir(host.files.real(folder))
         except OSError:
             pass  # it is not there, no folder, or others keep something in it
     problems += _tell_shutdown(host, "")
-    for path in texts.profiles(""):
-        problems += _settle(host, path, "")
-    return tuple(problems)
+    return (*problems, *(each for path in texts.profiles("") for each in _settle(host, path, "")))
 
 
 def traced(features: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -424,6 +424,9 @@ def test_what_an_earlier_boot_published_is_taken_back_where_this_one_says_nothin
     (root / JOB).symlink_to(root / "etc")
     for _ in range(2):
         assert not publish.withdraw(host, ("machine/anything",))
+        live = load_live(host)
+        assert live
+        assert (live.features, live.ends, live.lifetime) == ({}, (), None)
     assert texts(root / MACHINE) == {"others": "x"}
     assert (root / JOB).is_symlink()
     assert not (root / SHUTDOWN).exists()
