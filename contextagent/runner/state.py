@@ -59,7 +59,7 @@ class State(Value):
         once: Id to (SHA-512, outcome) of every step that ran at most once, or began to.
         logging: What is known of the log daemons in this boot (`runner.logging`): `targets` and `delivered` as in
             status.json, and what the next phase goes on from; empty where nothing is asked of them.
-        first: When the instance was first seen: `boot_id`, `boot_s` on that boot's clock, `utc_s` on the wall clock; and
+        first: When the instance was first seen: `boot_id`, `boot_s` on that boot's clock, `utc_s` on the wall; and
             `seen_id`, `seen_s`: the boot that it was seen in last, and when it was first seen in that.
         published: What of features outlives a boot: `extras`, keys of a site's own that stand in the folders, and
             `outputs`, where job outputs go; with `mark`, all that was said, and `boot_epoch_s`, the clock that it was

@@ -36,6 +36,7 @@ BOOT_S = 5.0
 """What a boot spends on reading them at most."""
 WATCH_S = 10.0
 _NS = 10**9
+_CONTEXT = "context.sh"
 _META = "-meta.json"
 _SITES_META = "vac-meta.json"
 """A factory writes it itself; what stands in Nova's map is whatever the instance's user gave with it."""
@@ -63,12 +64,19 @@ class Urls(Value):
 
     Attributes:
         is_sites: Whether the site says where features are, in its context.sh or by Vac's factory; else the user does.
+        is_offered: Whether a metadata service offers them, and no context asks for them: to go without is no fault.
     """
 
     machine: str = ""
     job: str = ""
     outputs: str = ""
     is_sites: bool = False
+    is_offered: bool = False
+
+    @property
+    def unread(self) -> str:
+        """The reason of a problem with what can't be read."""
+        return "offer-not-read" if self.is_offered else "feature-not-read"
 
 
 class Read(Value):
@@ -97,7 +105,9 @@ def urls(host: Host, state: State) -> tuple[Urls, tuple[Problem, ...]]:
     for texts, is_sites, where in _said(host, state):
         machine, job, place = (_url(texts.get(name, ""), name, where, problems) for name in _NAMES)
         if not (features.machine or features.job):
-            features = Urls(machine=machine, job=job, is_sites=is_sites and bool(machine or job))
+            is_any = bool(machine or job)
+            is_offered = is_any and where != _CONTEXT
+            features = Urls(machine=machine, job=job, is_sites=is_sites and is_any, is_offered=is_offered)
         outputs = outputs or place
     return features.replace(outputs=outputs), tuple(problems)
 
@@ -109,10 +119,10 @@ def _said(host: Host, state: State) -> Iterator[tuple[Mapping[str, Any], bool, s
     """
     user = state.supplies.get("user")
     variables = sites_variables(state.supplies)
-    yield {lower: variables.get(upper, "") for lower, upper in _VARIABLES}, True, "context.sh"
+    yield {lower: variables.get(upper, "") for lower, upper in _VARIABLES}, True, _CONTEXT
     yield from _meta_maps(host, state)
     if user:
-        yield {lower: user.variables.get(upper, "") for lower, upper in _VARIABLES}, False, "context.sh"
+        yield {lower: user.variables.get(upper, "") for lower, upper in _VARIABLES}, False, _CONTEXT
 
 
 def _meta_maps(host: Host, state: State) -> Iterator[tuple[Mapping[str, Any], bool, str]]:
@@ -254,7 +264,7 @@ class Reading:
             is_known = self._kept(failed)
             then = "keeping what was read before" if is_known else "going on without it"
             message = f"cannot read '{what}': {ascii(cause)[1:-1][:200]}, {then}"
-            yield Problem(reason="feature-not-read", message=message)
+            yield Problem(reason=self._urls.unread, message=message)
 
 
 def _are_texts(found: object) -> bool:
@@ -308,7 +318,7 @@ def start_reading(
         )
     except (OSError, ValueError) as error:
         message = f"cannot read '{urls.machine or urls.job}': {error}, going on without it"
-        return Reading(None, urls, before, Problem(reason="feature-not-read", message=message))
+        return Reading(None, urls, before, Problem(reason=urls.unread, message=message))
     return Reading(child, urls, before)
 
 

@@ -18,8 +18,24 @@ from tests.machine import AGENT, REPOSITORY, Done, Machine, run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VERBS = tuple("run plan status explain analyze query trace receipt lint pack simulate serve".split())
-LATER = ("watch", "remaining", "features", "pilot", "finish", "drain", "image")
+VERBS = (
+    *(
+        "run",
+        "plan",
+        "status",
+        "explain",
+        "analyze",
+        "query",
+        "watch",
+        "remaining",
+        "features",
+        "pilot",
+        "finish",
+        "drain",
+    ),
+    *("trace", "receipt", "lint", "pack", "simulate", "serve"),
+)
+LATER = ("image",)
 ERROR = re.compile(r"contextagent: cannot [a-z]+ ('[^']*'.*|.* '[^']*'.*): \S.*")
 NOBODY = 65534
 

@@ -287,6 +287,12 @@ META = {
 }
 
 
+def test_what_is_only_offered_and_not_there_is_another_matter_than_what_was_asked_for() -> None:
+    for is_offered, reason in ((True, "offer-not-read"), (False, "feature-not-read")):
+        urls = Urls(machine="http://127.0.0.1:1/machinefeatures", is_offered=is_offered)
+        assert {problem.reason for problem in read_features(Host(), urls).problems} == {reason}
+
+
 def test_the_meta_map_says_where_features_are_and_vacs_is_the_sites(host: Host) -> None:
     found, problems = told(host, state(META), META)
     assert found == Urls(
@@ -294,6 +300,7 @@ def test_the_meta_map_says_where_features_are_and_vacs_is_the_sites(host: Host) 
         job="http://169.254.169.253/jobfeatures",
         outputs="http://169.254.169.253/joboutputs",
         is_sites=True,
+        is_offered=True,
     )
     assert problems == []
     found, _ = told(host, state(META, "openstack-meta.json"), META)
