@@ -45,6 +45,12 @@ class Aside:
             os.close(self.fd)
             self.fd = -1
 
+    def close(self) -> None:
+        """End the child, whose answer nobody waits for any more."""
+        self.leave()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
 
 def start(work: Callable[[], str]) -> Aside:
     """Have `work` done by a child in a session of its own, which outlives this process and holds nothing of it open.

@@ -65,7 +65,7 @@ class Lifetimes:
             self._reading = None
         if self._asking is not None:
             self._watch.at_readable(self._asking.fd, None)
-            self._asking.leave()
+            self._asking.close()
             self._asking = None
 
     def drain(self, _words: Mapping[str, Any], _uid: int) -> None:
