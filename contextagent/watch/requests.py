@@ -26,6 +26,11 @@ _MOST_TRIES = 5
 """How often an end that did not come about is tried again: each try costs a message, or a command of the site's."""
 _PILOT_SHARE = 0.75
 """Of the time for the stop phase: until then a pilot that was told to end may still say with which code it did."""
+_SETTLED_S = 120.0
+"""Until then after a boot nobody believes that its end was past, unless a time service keeps the clock already.
+
+A machine whose clock came up in another year would else be gone before it could be set.
+"""
 _BUSY = ("running", "stopping")
 
 
@@ -139,6 +144,8 @@ class Requests:
         due_s = now.boot_s + first.left_s(now) - stop_s
         if now.boot_s < due_s:
             return due_s
+        if _was_past(first, now) and now.boot_s < _SETTLED_S and not self._watch.host.is_clock_synchronised():
+            return _SETTLED_S
         if first.clock == "wall" and not self._watch.is_clock_steady(now):
             return None  # with the next tick
         self._say(ending.BY_HOST, f"end of the lifetime ({left.bound_by})", by=0, goes_off=goes_off)

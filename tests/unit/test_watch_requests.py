@@ -149,6 +149,24 @@ def test_an_end_that_comes_because_the_clock_was_set_is_waited_with(make: Callab
     assert stand.word() is not None, "it has kept pace for a minute"
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_end_from_before_a_boot_whose_clock_nobody_has_set_yet_is_not_believed(
+    make: Callable[..., Stand], *, is_kept: bool
+) -> None:
+    stand = make(ends=(End(by="shutdowntime", clock="wall", at_s=UTC_S - 2000),), is_outputs_given=True)
+    stand.host.is_clock_synchronised = lambda: is_kept  # type: ignore[method-assign]  # as the kernel of a young guest
+    stand.host.boot_s = 10.0
+    stand.watch.note_clock(stand.now())
+    stand.host.move(room.TICK_S)
+    due_s = stand.wake()
+    assert (stand.word() is not None) == is_kept
+    if not is_kept:
+        assert due_s == 120
+        stand.host.move(50)
+        stand.wake()
+        assert stand.word() is not None, "nobody sets this clock"
+
+
 @pytest.mark.parametrize(
     ("fields", "goes_off"),
     [({}, False), ({"is_outputs_given": True}, True), ({"pilot": {"state": "refused"}}, True)],
