@@ -15,6 +15,7 @@ from contextagent.host.exchange import Exchange, Failed
 from contextagent.payloads.address import parse_address
 from contextagent.policy.settings import hear, load_image_policy
 from contextagent.runner.live import load_live
+from contextagent.runner.publish import FOLDERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 FORM_OF: Mapping[Reader, Form] = {"panda": "path", "dirac": "url", "dirac-pilot": "url", "glideinwms": "path"}
 """The form that a pilot of each reader's framework is given, unless `pilot.features` says another."""
-FOLDERS = {"machine": "/etc/machinefeatures", "job": "/etc/jobfeatures"}
-"""A key's first half to the folder in which the rest of it is a file."""
 _PATHS = {"machine": MACHINE_PATH, "job": JOB_PATH}
 _MAX_BYTES = 4096
 _CONNECT_NS, _TOTAL_NS = 1_000_000_000, 5_000_000_000

@@ -6,12 +6,12 @@ import time
 
 from contextagent.cli.text import printable
 from contextagent.errors import CannotWriteError, RefusedError, TryLaterError, UsageError
+from contextagent.features.values import JOB_OUTPUTS
 from contextagent.policy.settings import hear, load_image_policy
 from contextagent.runner import ending, wishes
 from contextagent.runner.appending import append
 from contextagent.runner.live import Live, load_live, store_live
 from contextagent.runner.state import load
-from contextagent.runner.surroundings import JOB_OUTPUTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

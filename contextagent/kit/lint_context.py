@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.errors import BrokenSourceError, ContextAgentError
+from contextagent.features.values import JOB_OUTPUTS
 from contextagent.kit.finding import Finding
 from contextagent.kit.lint_features import check_features
 from contextagent.kit.lint_names import all_entries, name_meant
@@ -15,7 +16,7 @@ from contextagent.payloads.native import is_native, native_offers, top_folder
 from contextagent.payloads.stream import GZIP_MAGIC
 from contextagent.payloads.variables import parse_variables
 from contextagent.policy.settings import merge
-from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
+from contextagent.runner.surroundings import USERS_HOME
 from contextagent.sources.layouts import opennebula, read_layouts
 from contextagent.sources.unfolding import Unfolded
 from contextagent.sources.unpacking import caps_of

@@ -22,6 +22,7 @@ from contextagent.collectors import DAEMONS
 from contextagent.collectors import load as load_daemon
 from contextagent.digests import new_sha512
 from contextagent.errors import CannotWriteError, ContextAgentError, UsageError
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES
 from contextagent.host.files import NEW, random_name
 from contextagent.kit.withheld import Secrets, secrets_of, told
 from contextagent.model import Value
@@ -51,8 +52,8 @@ _TOOL_S = 10.0
 _FOLDER = "contextagent-logs"
 _ENDINGS = (".tar.gz", ".tgz")
 _LISTED = (
-    *("/etc/contextagent", HOME, LOGS, "/var/lib/hepix", "/var/lib/amiconfig", "/etc/machinefeatures"),
-    *("/etc/jobfeatures", "/etc/joboutputs", "/etc/rsyslog.d", "/etc/syslog-ng/conf.d", "/etc/audit/rules.d"),
+    *("/etc/contextagent", HOME, LOGS, "/var/lib/hepix", "/var/lib/amiconfig", MACHINE_FEATURES),
+    *(JOB_FEATURES, JOB_OUTPUTS, "/etc/rsyslog.d", "/etc/syslog-ng/conf.d", "/etc/audit/rules.d"),
     *("/etc/systemd/journald.conf.d", "/etc/systemd/journal-upload.conf.d", "/etc/rsyslog.conf", "/etc/syslog.conf"),
 )
 UNITS = ("contextagent-pre-network.service", "contextagent.service")

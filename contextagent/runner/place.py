@@ -6,10 +6,11 @@ import os
 import stat as stat_bits
 
 from contextagent.errors import CannotWriteError, RefusedError
+from contextagent.features.values import JOB_OUTPUTS
 from contextagent.model import Value
 from contextagent.payloads.keys import check_key, fingerprint
 from contextagent.runner.state import KEPT, instance_folder
-from contextagent.runner.surroundings import JOB_OUTPUTS, USERS_HOME
+from contextagent.runner.surroundings import USERS_HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

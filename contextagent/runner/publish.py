@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from contextagent.runner.state import State
 
 FOLDERS: Mapping[str, str] = {"machine": MACHINE_FEATURES, "job": JOB_FEATURES}
+"""A key's first half to the folder in which the rest of it is a file."""
 _VARIABLES = (("machine", "MACHINEFEATURES"), ("job", "JOBFEATURES"))
 SHUTDOWN_TIME = "/var/run/shutdown_time"
 CHANGED = "features-changed"

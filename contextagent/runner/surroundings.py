@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextagent.errors import CannotWriteError
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES
 from contextagent.model import OWNERS, Problem, Value
 from contextagent.payloads.environment import base_environment, script_environment
 from contextagent.plan import profile_of
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from contextagent.runner.state import State
 
 USERS_HOME = "/var/lib/contextuser"
-MACHINE_FEATURES = "/etc/machinefeatures"
-JOB_FEATURES = "/etc/jobfeatures"
-JOB_OUTPUTS = "/etc/joboutputs"
 LEDGER = "/var/lib/contextagent/logging.json"
 """Which files were put in place for which log daemon; a boot that asks for no logging takes them back by it."""
 _MAX_FEATURE_BYTES = 4096

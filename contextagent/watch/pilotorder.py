@@ -6,12 +6,13 @@ import os
 
 from contextagent.features.lifetime import lifetime
 from contextagent.features.pages import addresses
+from contextagent.features.values import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES
 from contextagent.pilots.frameworks import features_form
 from contextagent.pilots.steps import EPILOG, account_of, settings_of
 from contextagent.runner import keeper
 from contextagent.runner.folders import WORKING
 from contextagent.runner.keeper import Order
-from contextagent.runner.surroundings import JOB_FEATURES, JOB_OUTPUTS, MACHINE_FEATURES, USERS_HOME
+from contextagent.runner.surroundings import USERS_HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
