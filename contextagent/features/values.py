@@ -8,7 +8,7 @@ the settings'.  An end is no such value: every end that anybody announced counts
 from __future__ import annotations
 
 from contextagent.features.lifetime import End, lifetime
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE, published
+from contextagent.features.vocabulary import OLDER, is_extra, published
 from contextagent.model import Problem, Value
 from contextagent.payloads.names import is_feature_key
 
@@ -202,8 +202,8 @@ def _named(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
             message = f"cannot publish '{ascii(key)[1:-1]}': it is not named in letters, digits and '_', ignoring it"
             problems.append(Problem(reason="bad-feature", message=message))
             continue
-        extras += [key] if _is_extra(key) else []
-        if len(extras) <= _MOST_EXTRAS or not _is_extra(key):
+        extras += [key] if is_extra(key) else []
+        if len(extras) <= _MOST_EXTRAS or not is_extra(key):
             fine[key] = text
     if len(extras) > _MOST_EXTRAS:
         cause = f"of {len(extras)} features with names of their own only {_MOST_EXTRAS} count"
@@ -212,16 +212,11 @@ def _named(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
     return fine
 
 
-def _is_extra(key: str) -> bool:
-    """Return whether a key is in neither vocabulary."""
-    return key not in FEATURES and key not in OLDER and key not in OLDER_ALONE
-
-
 def _of_user(said: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
     """Return what a user may say: nothing that ends later than others want it, nothing that root acts on."""
     fine = {}
     for key, text in said.items():
-        if key in _NOT_THE_USERS or (_is_extra(key) and not key.startswith("job/")):
+        if key in _NOT_THE_USERS or (is_extra(key) and not key.startswith("job/")):
             message = f"cannot publish '{ascii(key)[1:-1]}' as the user says it: it is the site's to say, ignoring it"
             problems.append(Problem(reason="not-the-users", message=message))
         else:

@@ -64,6 +64,11 @@ MAX_EPOCH_S = 253_402_300_799
 MAX_VALUE_BYTES = 1024
 
 
+def is_extra(key: str) -> bool:
+    """Return whether a key is a site's own: in neither vocabulary."""
+    return key not in FEATURES and key not in OLDER and key not in OLDER_ALONE
+
+
 def kind_of(key: str) -> Kind:
     """Return what a feature's value is; a site's own is text."""
     if key in OLDER:

@@ -20,7 +20,7 @@ from contextagent.features.values import (
     is_folder,
     sites_variables,
 )
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE, kind_of
+from contextagent.features.vocabulary import is_extra, kind_of
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
@@ -293,7 +293,7 @@ def _mended(path: str) -> Problem:
 def _is_known(folder: str, name: str) -> bool:
     """Whether a name is in the vocabulary: what an earlier boot or instance left of it says nothing now."""
     key = f"{'machine' if folder == MACHINE_FEATURES else 'job'}/{name}"
-    return key in FEATURES or key in OLDER or key in OLDER_ALONE
+    return not is_extra(key)
 
 
 def _put(host: Host, path: str, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextagent.features.values import Standing, standing
-from contextagent.features.vocabulary import FEATURES, OLDER, OLDER_ALONE
+from contextagent.features.vocabulary import is_extra
 from contextagent.model import Value
 from contextagent.runner import publish
 from contextagent.runner.live import load_live
@@ -49,7 +49,7 @@ def due(host: Host, known: State, voices: Voices, *, mark: str = "") -> Due:
     if not stand.values:
         state = known.replace(published={})
         return Due(state=state, features=stand if known.published else None, ours=ours)
-    extras = [key for key in stand.values if key not in FEATURES and key not in OLDER and key not in OLDER_ALONE]
+    extras = [key for key in stand.values if is_extra(key)]
     published = {"extras": extras, "outputs": stand.outputs, "mark": mark, "boot_epoch_s": stand.boot_epoch_s}
     state = known.replace(published=published)
     return Due(state=state.saying(warnings=stand.problems), features=stand, ours=ours, is_shown=stand.is_said)
