@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 BACKOFF_S, MOST_BACKOFF_S = 10, 3600
 """Before the first new start where the settings say nothing, doubled for each of the next; and the longest."""
+BUSY = ("running", "stopping")
+"""States of a pilot whose processes run."""
+ALIVE = (*BUSY, "starting")
+"""States of one whose keeper lives."""
+ORDER = (*ALIVE, "waiting", "refused", "ended")
+"""Which of several pilots the status tells of."""
 DONE, NO_WORK, BY_HOST, SITE, FAILED = 200, 300, 100, 500, 700
 ENDINGS = ("exit", "abort", "not-startable")
 """Reasons that a keeper gives for an end; any other is a condition that did not hold, so that nothing was started."""

@@ -45,7 +45,6 @@ _SAYING_S, _TELLING_S = 2.0, 15.0
 _STEP_S = 0.05
 _MAX_BYTES = 1 << 14
 _SCHEMA = 1
-_BUSY = ("running", "stopping")
 
 
 class Word(Value):
@@ -207,12 +206,13 @@ def tell(host: Host, live: Live, settings: Settings) -> tuple[Live, tuple[Proble
 
 
 def _tell(host: Host, live: Live, settings: Settings, said: Word) -> tuple[Live, tuple[Problem, ...]]:
+    from contextagent.pilots.course import BUSY  # noqa: PLC0415  # as below
     from contextagent.runner import joboutputs  # noqa: PLC0415  # most boots end without a word
     from contextagent.runner.handover import hand_over  # noqa: PLC0415  # as above
 
     share = _AGAIN if said.tries else 1.0
     problems = hand_over(host, live, settings, total_s=OUTPUTS_S * share)
-    is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
+    is_busy = (live.pilot or {}).get("state") in BUSY
     # what a pilot writes until its end is handed over by the stop phase
     live = live.replace(is_handed_over=live.is_handed_over or not (is_busy or problems))
     if not said.is_told:

@@ -11,7 +11,7 @@ import os
 from contextagent import jsontext
 from contextagent.host import kept, program
 from contextagent.model import Value
-from contextagent.pilots.course import Slot
+from contextagent.pilots.course import ALIVE, Slot
 from contextagent.runner.state import instance_folder
 
 TYPE_CHECKING = False
@@ -118,7 +118,7 @@ class Kept(Value):
     @property
     def is_alive(self) -> bool:
         """Whether its keeper lives."""
-        return self.state in ("starting", "running", "stopping")
+        return self.state in ALIVE
 
 
 def folder(host: Host, number: int) -> str:

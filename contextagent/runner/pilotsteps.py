@@ -10,6 +10,7 @@ import stat
 
 from contextagent.errors import CannotWriteError
 from contextagent.model import Problem
+from contextagent.pilots.course import ALIVE
 from contextagent.pilots.steps import EPILOG, IF_LEFT, account_of, summary
 from contextagent.runner import keeper, wishes
 from contextagent.runner.live import Live, load_live, store_live
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MARK = "wanted"
 """A file in the folder of the pilots, whose coming wakes a watch that is there already."""
-_ALIVE = ("starting", "running", "stopping")
 
 
 def is_left(host: Host, folder: str) -> bool:
@@ -50,7 +50,7 @@ def mark(host: Host, step: Step, folders: Folders) -> None:
             return
         folders.enter("user")
     live = load_live(host) or Live(boot_id=host.boot_id())
-    if live.pilot is None or live.pilot["state"] not in _ALIVE:
+    if live.pilot is None or live.pilot["state"] not in ALIVE:
         framework = "command" if is_implicit else step.target
         store_live(host, live.replace(pilot=summary(None, framework, "waiting")))
     place = f"{host.run_folder}/{keeper.FOLDER}"

@@ -12,7 +12,7 @@ from contextagent.errors import CannotWriteError, ContextAgentError
 from contextagent.features.lifetime import lifetime
 from contextagent.host import kept as keepers
 from contextagent.pilots.conditions import NO_PILOT, Standing, refusal
-from contextagent.pilots.course import ENDINGS, FAILED, SITE, Slot, ended, last_word
+from contextagent.pilots.course import ENDINGS, FAILED, ORDER, SITE, Slot, ended, last_word
 from contextagent.pilots.frameworks import code_of
 from contextagent.pilots.steps import account_of, is_asked, settings_of, summary
 from contextagent.policy.settings import hear, load_image_policy
@@ -37,8 +37,6 @@ _PUT_OFF_S = 5.0
 """How soon a start is tried again that could not even be begun."""
 _AGAIN_S = 60.0
 """How soon a condition that did not hold is looked at again; those that the watch sees itself cost nothing."""
-_ORDER = ("running", "stopping", "starting", "waiting", "refused", "ended")
-"""Which of several pilots the status tells of."""
 
 
 def begin(watch: Watch) -> Pilots | None:
@@ -332,7 +330,7 @@ class Pilots:
 
     def _show(self) -> None:
         """Put the one that matters most into the status."""
-        number = min(self._slots, key=lambda each: _ORDER.index(self._states[each]))
+        number = min(self._slots, key=lambda each: ORDER.index(self._states[each]))
         slot, state = self._slots[number], self._states[number]
         shown = summary(
             None, self._framework, state, reason=slot.reason or None, pid=self._pids.get(number), code=slot.code

@@ -10,6 +10,7 @@ from contextagent import jsontext
 from contextagent.errors import CannotWriteError
 from contextagent.features.lifetime import lifetime
 from contextagent.host import aside
+from contextagent.pilots.course import BUSY
 from contextagent.runner import ending, wishes
 from contextagent.runner.wishes import Wish
 
@@ -31,7 +32,6 @@ _SETTLED_S = 120.0
 
 A machine whose clock came up in another year would else be gone before it could be set.
 """
-_BUSY = ("running", "stopping")
 
 
 def begin(watch: Watch) -> Requests:
@@ -139,7 +139,7 @@ class Requests:
         goes_off = is_asked or not _was_past(first, now)
         if self._word and (self._word.goes_off or not goes_off):
             return None
-        is_busy = bool(live.pilot) and (live.pilot or {}).get("state") in _BUSY
+        is_busy = (live.pilot or {}).get("state") in BUSY
         stop_s: float = settings["stop_budget_s"] * (_PILOT_SHARE if is_busy else 1.0)
         due_s = now.boot_s + first.left_s(now) - stop_s
         if now.boot_s < due_s:
