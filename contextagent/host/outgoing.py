@@ -10,13 +10,15 @@ import errno
 import os
 import stat
 
-from contextagent.host import confine
+from contextagent.host import confine, way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from contextagent.host.confine import Channel, Child
+
+    _Failed = Callable[[str], bytes]
 
 TOO_LONG = "it took too long"
 GRACE_S = 1.0
@@ -135,7 +137,7 @@ class Source:
 
 
 def put_into(
-    folder: str, name: str, content: bytes | Source, *, mode: int, total_s: float, failed: Callable[[str], bytes]
+    folder: str, name: str, content: bytes | Source, *, mode: int, total_s: float, failed: _Failed, root: str = "/"
 ) -> Child:
     """Start a child that puts a file into a folder by rename, with the rights of the folder's owner.
 
@@ -148,11 +150,12 @@ def put_into(
         mode: Of the file.
         total_s: As for `send_out`.
         failed: Returns what is said, from the cause; an empty cause when it was written.
+        root: Folder that stands for `/`.
 
     Raises:
-        OSError: There is no such folder.
+        OSError: There is no such folder, or it is root's and others could have led us to it.
     """
-    fd = _opened(folder, content)
+    fd = _opened(folder, content, root)
     owner = os.fstat(fd)
     causes: list[str] = []
 
@@ -188,13 +191,25 @@ def put_into(
             content.close()
 
 
-def _opened(folder: str, content: bytes | Source) -> int:
+def _opened(folder: str, content: bytes | Source, root: str) -> int:
     try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _check_way(fd, folder, root)
+        except OSError:
+            os.close(fd)
+            raise
     except OSError:
         if isinstance(content, Source):
             content.close()
         raise
+    return fd
+
+
+def _check_way(fd: int, folder: str, root: str) -> None:
+    """Find fault with a folder of root's that another account could have led us to: it is written as root."""
+    if os.fstat(fd).st_uid == 0 == os.geteuid() and (where := way.changeable(os.path.dirname(folder), root)):
+        raise OSError(errno.EACCES, f"the folder is root's, and '{where}' on its way is not root's alone to write")
 
 
 def _put(folder: int, name: str, body: Body, mode: int) -> None:

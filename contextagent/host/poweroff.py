@@ -5,27 +5,24 @@ from __future__ import annotations
 import os
 import stat as stat_bits
 
+from contextagent.host import way
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from contextagent.host import Host
 
 COMMAND_S = 60.0
 """How long the site's command may take: it is to ask for the end, not to wait for it."""
 _INIT_S = 20.0
 _SYSTEMD = "/run/systemd/system"
-_OTHERS = stat_bits.S_IWGRP | stat_bits.S_IWOTH
-_STICKY = stat_bits.S_ISVTX
 _MAX_SAID = 200
 
 
 def command_problem(path: str) -> str:
     """Return why a program may not be run as root, or nothing where it may.
 
-    It is an absolute path of a regular file, and that file, every folder that leads to it and every link on the way are
-    root's own and nobody else's to write: whoever could exchange it would be root.  A folder like /tmp, where nobody
-    can exchange what is another's, is as good.  Who runs it (below another root the caller) is
+    It is an absolute path of a regular file, and that file is root's own and nobody else's to write, as is what leads
+    to it (`way.changeable`): whoever could exchange it would be root.  Who runs it (below another root the caller) is
     trusted as root is.
     """
     if not path.startswith("/") or "\0" in path:
@@ -33,39 +30,16 @@ def command_problem(path: str) -> str:
     try:
         target = os.path.realpath(path, strict=True)
         found = os.stat(target)
-        for each in _way(path):
-            there = os.lstat(each)
-            is_kept = stat_bits.S_ISLNK(there.st_mode) or (stat_bits.S_ISDIR(there.st_mode) and there.st_mode & _STICKY)
-            if there.st_uid not in (0, os.geteuid()) or (there.st_mode & _OTHERS and not is_kept):
-                whose = f"'{each}' " if each != target else "it "
-                return f"{whose}is not root's alone to write"
+        where = way.changeable(path)
     except OSError as error:
         return error.strerror or str(error)
+    if where and where != target:
+        return f"'{where}' is not root's alone to write"
     if not stat_bits.S_ISREG(found.st_mode):
         return "it is no regular file"
+    if where or not way.is_ours(found):
+        return "it is not root's alone to write"
     return "" if found.st_mode & stat_bits.S_IXUSR else "it can't be executed"
-
-
-def _way(path: str) -> Iterator[str]:
-    """Yield everything on the way to a path that exists: folders, links, what those lead over, and what is there."""
-    names = path.split("/")[::-1]
-    place = "/"
-    yield place
-    while names:
-        name = names.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            place = os.path.dirname(place)
-            continue
-        each = os.path.join(place, name)
-        yield each
-        if os.path.islink(each):
-            target = os.readlink(each)
-            names += target.split("/")[::-1]
-            place = "/" if target.startswith("/") else place
-        else:
-            place = each
 
 
 def run_command(host: Host, path: str) -> str:

@@ -18,6 +18,7 @@ import stat
 from contextagent import jsontext
 from contextagent.digests import sha512_hex
 from contextagent.errors import BrokenSourceError, ContextAgentError
+from contextagent.host import way
 from contextagent.model import Value
 
 TYPE_CHECKING = False
@@ -139,7 +140,8 @@ def _open(host: Host, path: str, account: Account | None, *, may_be_roots: bool)
         OSError: As the kernel says it.
         CredentialError: It is not a file for one reader alone.
     """
-    fd = os.open(host.files.real(path), _OPEN)
+    real = host.files.real(path)
+    fd = os.open(real, _OPEN)
     try:
         found = os.fstat(fd)
         mine = host.caller()[0] if account is None else account.uid
@@ -151,6 +153,8 @@ def _open(host: Host, path: str, account: Account | None, *, may_be_roots: bool)
             raise _unusable(path, f"others can read it (mode {found.st_mode & 0o7777:04o}, it must be 0600)")
         if found.st_uid != mine and found.st_nlink != 1:
             raise _unusable(path, "it has several names, and the pilot's account could have made one of them")
+        if found.st_uid != mine and (where := way.changeable(os.path.dirname(real), host.root)):
+            raise _unusable(path, f"it is root's, and '{where}' on its way is not root's alone to write")
         data = os.read(fd, _MAX_BYTES + 1)
     finally:
         os.close(fd)

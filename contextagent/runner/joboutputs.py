@@ -167,7 +167,9 @@ def start_put(
         content = body if isinstance(body, bytes) else source or b""
         if outputs.where.startswith("/"):
             folder = host.files.real(outputs.where)
-            child = outgoing.put_into(folder, name, content, mode=mode, total_s=total_s, failed=str.encode)
+            child = outgoing.put_into(
+                folder, name, content, mode=mode, total_s=total_s, failed=str.encode, root=host.root
+            )
             return Delivery(child, what)
         url = parse_web_url(outputs.where)
         means = means_of(host, outputs)

@@ -139,7 +139,7 @@ class Ready:
             try:
                 self._as_account(lambda: files.make_folder(path), "workdir")
             except NotReadyError:
-                if account is None or self._order.is_users or not _is_roots_way(files, os.path.dirname(path)):
+                if account is None or self._order.is_users or not _is_roots_way(files, path):
                     raise
                 files.make_folder(path)
                 os.chown(files.real(path), account.uid, account.gid, follow_symlinks=False)
@@ -276,14 +276,13 @@ def _check_filled(real: str, key: str, path: str) -> None:
 
 
 def _is_roots_way(files: Files, path: str) -> bool:
-    """Return whether nobody but root can change where a path of the guest leads, as far as it exists."""
-    while path != "/":
-        if files.exists(path):
-            found = os.lstat(files.real(path))
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
-                return False
-        path = os.path.dirname(path)
-    return True
+    """Return whether a path of the guest leads by no link, and nobody but root can change or make what it leads by."""
+    from contextagent.host import way  # noqa: PLC0415  # where root alone may make the folder, which is seldom
+
+    try:
+        return not way.changeable(files.real(path), files.root, may_link=False)
+    except OSError:
+        return False
 
 
 def _put(host: Host, path: str, data: bytes) -> None:

@@ -406,6 +406,35 @@ def test_an_owner_who_keeps_a_file_from_being_written_is_said_to(host: Host, tmp
     assert kind == "file-for-the-folder" or not (out / ".shutdown_message.contextagent-new").exists()
 
 
+@needs_root
+@pytest.mark.parametrize("body", [b"300 x", "/log"])
+def test_root_writes_nothing_where_an_account_could_have_led_it(host: Host, tmp_path: Path, body: bytes | str) -> None:
+    (tmp_path / "log").write_text("300 x")
+    (tmp_path / "roots" / "log").mkdir(parents=True)
+    home = tmp_path / "home"
+    (home / "log").mkdir(parents=True)
+    (home / "link").symlink_to(tmp_path / "roots")
+    os.chown(home, NOBODY.uid, NOBODY.gid)
+    before = len(os.listdir("/proc/self/fd"))
+    why = f"the folder is root's, and '{home}' on its way is not root's alone to write"
+    for folder in ("/home/link/log", "/home/link/log/", "/home/link/../roots/log"):
+        assert cause(put(host, folder, body)) == f"cannot put '{folder}/shutdown_message': {why}, going on without it"
+    assert os.listdir(tmp_path / "roots" / "log") == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert put(host, "/home/log", body) is None  # root's own in the account's: a link in its place is not followed
+    os.chown(tmp_path / "roots" / "log", NOBODY.uid, NOBODY.gid)
+    assert put(host, "/home/link/log", body) is None
+    assert (tmp_path / "roots" / "log" / "shutdown_message").stat().st_uid == NOBODY.uid
+
+
+@needs_root
+def test_whoever_owns_the_root_of_a_trial_may_lead_it_where_they_like(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "etc" / "joboutputs").mkdir(parents=True)
+    for owned in (tmp_path, tmp_path / "etc"):
+        os.chown(owned, NOBODY.uid, NOBODY.gid)
+    assert put(host, "/etc/joboutputs") is None
+
+
 def test_a_delivery_does_not_block_whoever_sent_it(host: Host) -> None:
     with Server({"/x/heartbeat": [HANG]}) as server:
         delivery = joboutputs.start_put(host, Outputs(where=f"{server.url}/x"), "heartbeat", b"now")

@@ -146,6 +146,18 @@ def test_root_makes_no_folder_that_the_user_named_or_could_lead_elsewhere(hangar
 
 
 @needs_root
+def test_root_makes_no_folder_below_what_is_no_folder_or_where_others_could_be_first(hangar: Hangar) -> None:
+    put(hangar, b"", path="/file")
+    hangar.host.files.make_folder("/open", 0o1775)
+    hangar.host.files.make_folder("/open/roots", 0o755)
+    for workdir in ("/file/mine", "/open/gone/mine"):
+        order = hangar.order(is_account=True, workdir=workdir)
+        assert refused(hangar, order, is_account=True)[0] == "workdir"
+    made(hangar, hangar.order(is_account=True, workdir="/open/roots/mine"), is_account=True)
+    assert os.listdir(hangar.real("/open")) == ["roots"]
+
+
+@needs_root
 def test_another_accounts_folder_is_no_place_for_a_pilot(hangar: Hangar) -> None:
     hangar.host.files.make_folder("/other")
     assert refused(hangar, hangar.order(is_account=True, workdir="/other"), is_account=True) == (
@@ -364,6 +376,24 @@ def test_another_accounts_file_and_one_with_two_names_are_refused(hangar: Hangar
     put(hangar, b"x", uid=0)
     os.link(hangar.real("/cred"), hangar.real("/home/mine"))
     assert "it has several names" in refused(hangar, order, is_account=True)[1]
+
+
+@needs_root
+def test_a_credential_of_roots_to_which_the_account_could_lead_is_refused(hangar: Hangar) -> None:
+    hangar.host.files.make_folder("/secret")
+    put(hangar, b"secret of root's", path="/secret/cred")
+    put(hangar, b"a token", path="/home/cred")  # root put it there itself, and the account can't
+    os.symlink(hangar.real("/secret"), hangar.real("/home/link"))
+    os.symlink("secret", hangar.real("/roots-link"))
+
+    def order(path: str) -> Order:
+        return with_credential(hangar, kind=None, credential__path=path, is_account=True)
+
+    cause = f"it is root's, and '{hangar.real('/home')}' on its way is not root's alone to write"
+    said = f"cannot use '/home/link/cred' as the pilot's credential: {cause}"
+    assert refused(hangar, order("/home/link/cred"), is_account=True) == ("credential", said)
+    for path in ("/home/cred", "/roots-link/cred"):
+        assert made(hangar, order(path), is_account=True).environment
 
 
 @needs_root
