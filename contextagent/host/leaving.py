@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from contextagent.host.confine import Channel, Child
     from contextagent.payloads.weburl import WebUrl
 
-PATIENCE_S = 0.05
-"""How long is waited for the rest of an answer that has begun: it comes in one piece, or from nobody that is ours."""
 _OK = 200
 _SECOND_NS = 10**9
 CONNECT_S = 5.0
@@ -195,25 +193,3 @@ def send_out(
     finally:
         if source is not None:
             source.close()
-
-
-def heard(child: Child, *, max_bytes: int) -> bytes | None:
-    """Return what a child said at its end, None if it said nothing; it is gone afterwards.
-
-    Call it when `child.fd` is readable, or its time is over: it waits for no more than `PATIENCE_S`.
-    """
-    try:
-        return child.hear(max_bytes=max_bytes, end_s=time.monotonic() + PATIENCE_S)
-    except BrokenSourceError:
-        return None
-    finally:
-        child.close()
-
-
-def wait(child: Child, *, timeout_s: float) -> None:
-    """Wait until a child says something or goes, but no longer than that."""
-    import select  # noqa: PLC0415  # the watch has a loop of its own
-
-    poll = select.poll()
-    poll.register(child.fd, select.POLLIN)
-    poll.poll(timeout_s * 1000)

@@ -12,6 +12,7 @@ import time
 from contextagent.host import leaving, outgoing
 from contextagent.host.leaving import Means
 from contextagent.host.outgoing import Body, Source, Unanswered
+from contextagent.host.sent import Sent
 from contextagent.model import Problem, Value
 from contextagent.payloads.names import component_problem
 from contextagent.payloads.weburl import parse_web_url
@@ -80,7 +81,7 @@ def outputs_of(live: Live | None, settings: Settings) -> Outputs:
     )
 
 
-class Delivery:
+class Delivery(Sent):
     """Something on its way.
 
     Args:
@@ -90,48 +91,20 @@ class Delivery:
     """
 
     def __init__(self, child: Child | None, what: str, cause: str = "") -> None:
-        self._child = child
+        super().__init__(child)
         self._what = what
         self._cause = cause
-        self._fd = -1 if child else _ended()
-
-    @property
-    def fd(self) -> int:
-        """What to poll for input: it is readable once `finish` has something to say."""
-        return self._child.fd if self._child else self._fd
 
     def finish(self) -> Problem | None:
         """Return what went wrong, None when it was delivered; whoever delivers is ended if it does not say so now."""
         if self._child is not None:
-            said = leaving.heard(self._child, max_bytes=_MAX_SAID_BYTES)
-            self._child = None
+            said = self._heard(_MAX_SAID_BYTES)
             self._cause = outgoing.TOO_LONG if said is None else said.decode("utf-8", "replace")
         self.close()
         if not self._cause:
             return None
         message = f"cannot put '{self._what}': {self._cause}, going on without it"
         return Problem(reason="output-not-delivered", message=message)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until `finish` has something to say, but no longer than that."""
-        if self._child is not None:
-            leaving.wait(self._child, timeout_s=timeout_s)
-
-    def close(self) -> None:
-        """Give it up if it is not over; a second call does nothing."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def _ended() -> int:
-    """Return a descriptor that is readable: its other end is closed."""
-    read_end, write_end = os.pipe()
-    os.close(write_end)
-    return read_end
 
 
 def start_put(

@@ -7,13 +7,13 @@ stranger's: it brings texts, of which each is looked at before it counts.
 
 from __future__ import annotations
 
-import os
 import time
 
 from contextagent import jsontext
 from contextagent.errors import BrokenSourceError
 from contextagent.features.values import sites_variables
 from contextagent.features.vocabulary import FEATURES, MAX_VALUE_BYTES, OLDER, OLDER_ALONE, value_problem
+from contextagent.host.sent import Sent
 from contextagent.model import Problem, Value
 from contextagent.payloads.weburl import parse_web_url
 from contextagent.runner.state import instance_folder
@@ -162,7 +162,7 @@ def keys() -> tuple[str, ...]:
     return tuple(sorted(known, key=lambda key: key.partition("/")[2] not in _FIRST))
 
 
-class Reading:
+class Reading(Sent):
     """Features that are being read.
 
     Args:
@@ -175,45 +175,20 @@ class Reading:
     def __init__(
         self, child: Child | None, urls: Urls, previous: Mapping[str, str], problem: Problem | None = None
     ) -> None:
-        self._child = child
+        super().__init__(child)
         self._urls = urls
         self._previous = previous
         self._problem = problem
-        self._fd = -1 if child else _ended()
-
-    @property
-    def fd(self) -> int:
-        """What to poll for input: it is readable once `finish` has something to say."""
-        return self._child.fd if self._child else self._fd
 
     def finish(self) -> Read:
         """Return what was read; whoever reads is ended if it does not say so now."""
-        from contextagent.host import leaving, outgoing  # noqa: PLC0415  # only where there is a URL
-
-        child, self._child = self._child, None
-        if child is None:
+        if self._child is None:
             self.close()
             problems = (self._problem,) if self._problem else ()
             return Read(values=self._kept(keys()) if problems else {}, problems=problems, is_complete=not problems)
-        said = leaving.heard(child, max_bytes=_MAX_SAID_BYTES)
-        self.close()
-        return self._judged(said, outgoing.TOO_LONG)
+        from contextagent.host.outgoing import TOO_LONG  # noqa: PLC0415  # only where there is a URL
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until `finish` has something to say, but no longer than that."""
-        from contextagent.host import leaving  # noqa: PLC0415  # see finish
-
-        if self._child is not None:
-            leaving.wait(self._child, timeout_s=timeout_s)
-
-    def close(self) -> None:
-        """Give it up if it is not over; a second call does nothing."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        return self._judged(self._heard(_MAX_SAID_BYTES), TOO_LONG)
 
     def _judged(self, said: bytes | None, too_long: str) -> Read:
         """Return what counts of a child's word, after a look at every part of it."""
@@ -269,13 +244,6 @@ class Reading:
 
 def _are_texts(found: object) -> bool:
     return isinstance(found, dict) and all(isinstance(text, str) for pair in found.items() for text in pair)
-
-
-def _ended() -> int:
-    """Return a descriptor that is readable: its other end is closed."""
-    read_end, write_end = os.pipe()
-    os.close(write_end)
-    return read_end
 
 
 def read_features(
