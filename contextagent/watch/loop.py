@@ -111,9 +111,8 @@ class Loop:
                 now = watch.now()
                 if watch.is_poked or now.boot_s >= watch.due_s:
                     self._wake(now)
-                    if (
-                        watch.is_poked or watch.now().boot_s >= watch.due_s
-                    ):  # whoever always has more to do keeps nobody else from being heard
+                    # whoever always has more to do keeps nobody else from being heard
+                    if watch.is_poked or watch.now().boot_s >= watch.due_s:
                         self._hear(0.0)
                 else:
                     self.wake_ups += 1
