@@ -201,7 +201,8 @@ def tree(boot: Boot) -> dict[str, str]:
     """Return the modes of all files that may change, and which are empty; but for what is no fault of a cut."""
     modes = dict(line.removeprefix("/").rsplit(" ", 1) for line in boot.read("tree").splitlines())
     where_users_run = "var/run/contextagent/scripts"  # made by whichever boot comes to it
-    others = re.compile(f"{where_users_run}$|.*/left-by-user$|{USERADDS}")
+    told_at_the_end = "etc/joboutputs/shutdown_message"  # by the first boot that came to its end
+    others = re.compile(f"{where_users_run}$|{told_at_the_end}$|.*/left-by-user$|{USERADDS}")
     return {path: mode for path, mode in modes.items() if not others.match(path)}
 
 
