@@ -134,7 +134,10 @@ class Pilots:
         """Tell of its start, and tell it to stop in time."""
         if slot.number in self._going:
             return now.boot_s + _BREATH_S
+        is_heard = slot.number in self._news
         self._listen(slot.number)
+        if not is_heard and slot.number in self._news:  # who went before that is seen only by another look
+            self._watch.wake_by(now.boot_s + _SOON_S)
         self._pids[slot.number] = found.pid
         if found.state == "starting":
             self._say_starting(slot.number)
