@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 
-from contextagent.cli.parser import add_global
+from contextagent.cli.parser import add_action
 from contextagent.cli.text import add_format, printable, table
 from contextagent.errors import BrokenSourceError, InvalidInputError, UnknownError
 from contextagent.features.pages import JOB_PATH, MACHINE_PATH
@@ -19,6 +18,7 @@ from contextagent.runner.publish import FOLDERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
     from typing import Any
 
@@ -45,8 +45,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "examples:\n  contextagent features show\n  contextagent features check --as dirac"
     add_format(parser)
     actions = parser.add_subparsers(dest="action", metavar="show|check", required=True)
-    _action(actions, "show", "print what is published, and where each value comes from", _SHOW_EXAMPLE)
-    checking = _action(actions, "check", "tell what a program would read wrongly of it", _CHECK_EXAMPLES)
+    add_action(actions, "show", "print what is published, and where each value comes from", _SHOW_EXAMPLE)
+    checking = add_action(actions, "check", "tell what a program would read wrongly of it", _CHECK_EXAMPLES)
     checking.add_argument(
         "--as", dest="reader", choices=READERS, metavar="|".join(READERS), required=True, help="whose eyes to look with"
     )
@@ -56,20 +56,6 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         metavar="|".join(FORMS),
         help="the folder, or what the watch serves (default: what a pilot of that framework is given)",
     )
-
-
-def _action(actions: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:  # noqa: ANN401  # private type
-    action: argparse.ArgumentParser = actions.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_format(action)
-    add_global(action)
-    return action
 
 
 def run_features(options: argparse.Namespace, shell: Shell) -> int:

@@ -11,14 +11,14 @@ from importlib import import_module
 
 from contextagent import __version__
 from contextagent.cli import FLAGS, VERBS, WITH_VALUE, check_root
-from contextagent.cli.text import Shell
+from contextagent.cli.text import Shell, add_format
 from contextagent.errors import UsageError
 from contextagent.host import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 LATER = {
     "image": "describe, check, seal and compare images",
@@ -106,6 +106,21 @@ def add_global(parser: argparse.ArgumentParser) -> None:
             add_valued(parser, name, default=argparse.SUPPRESS)
         else:
             parser.add_argument(name, help=FLAGS[name], action="store_true", default=argparse.SUPPRESS)
+
+
+def add_action(actions: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:  # noqa: ANN401  # private type
+    """Add and return one action of a verb, which prints facts."""
+    action: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_format(action)
+    add_global(action)
+    return action
 
 
 def add_valued(parser: argparse.ArgumentParser, name: str, *, default: str | None) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from contextagent import jsontext
 from contextagent.cli import verdicts
-from contextagent.cli.parser import add_global
+from contextagent.cli.parser import add_action
 from contextagent.cli.streams import chunks, follow, sources
 from contextagent.cli.text import NOTHING, add_format, brief, printable
 from contextagent.errors import UsageError
@@ -50,7 +50,7 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  contextagent trace verify && contextagent trace show --event end"
     add_format(parser)
     actions = parser.add_subparsers(dest="action", metavar="show|verify", required=True)
-    show = _action(actions, "show", "print the records, all or those that fit", _SHOW_EXAMPLES)
+    show = add_action(actions, "show", "print the records, all or those that fit", _SHOW_EXAMPLES)
     show.add_argument(
         "--follow", action="store_true", help="go on with what is appended; JSON is then one record a line"
     )
@@ -66,7 +66,7 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--since", metavar="T", help="from this time on (RFC 3339), or of this age at most (30m, 24h, 90d)"
     )
-    verify = _action(actions, "verify", "tell whether traces are whole", _VERIFY_EXAMPLES)
+    verify = add_action(actions, "verify", "tell whether traces are whole", _VERIFY_EXAMPLES)
     verify.add_argument(
         "--anchor",
         metavar="HASH",
@@ -75,21 +75,8 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a record's hash known from the console, a receipt or the next boot; may be given again",
     )
-
-
-def _action(actions: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:  # noqa: ANN401  # private type
-    action: argparse.ArgumentParser = actions.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    action.add_argument("files", nargs="*", metavar="FILE", help="instead of this machine's own traces")
-    add_format(action)
-    add_global(action)
-    return action
+    for action in (show, verify):
+        action.add_argument("files", nargs="*", metavar="FILE", help="instead of this machine's own traces")
 
 
 def _digest(text: str) -> str:
