@@ -13,7 +13,7 @@ from contextagent.runner.journal import Journal
 from contextagent.runner.memory import Memory, close_interrupted, recall
 from contextagent.runner.reserve import forget_old
 from contextagent.runner.state import LOCK, sweep
-from contextagent.runner.status import tell_running
+from contextagent.runner.status import LIVE, tell_running
 from contextagent.runner.surroundings import LEDGER, old_log_servers, surroundings
 from contextagent.sources.legs import Query, legs, open_owners, settled
 
@@ -299,7 +299,7 @@ def _is_published(host: Host, known: State, settings: Settings, mark: str) -> bo
         and abs(epoch_s - known.published["boot_epoch_s"]) < _SLACK_S
         and not host.is_caller
         and not (known.supplies.get("user") and settings["user.profile"] == "root")
-        and host.files.exists(f"{host.run_folder}/live.json")
+        and host.files.exists(f"{host.run_folder}/{LIVE}")
     )
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from contextagent.runner.state import State
     from contextagent.runner.surroundings import Surroundings
 
-_LIVE = "live.json"
-"""As in `runner.live`, which most phases do without."""
 _TELL_EVERY_S = 1.0
 _TELL_SHARE = 100
 """How often progress is published: at most once a second, and for at most a hundredth of the time.
@@ -149,7 +147,7 @@ def execute(  # the hands' whole surroundings, by keyword
     duration_s = round((host.mono_ns() - began_ns) / 1e9, 3)
     ended = {"started": began, "finished": rfc3339(host.utc_ns()), "duration_s": duration_s}
     standing.state = _after(standing.state, phase, ended, work)
-    is_published = host.files.exists(f"{host.run_folder}/{_LIVE}")
+    is_published = host.files.exists(f"{host.run_folder}/{report.LIVE}")
     if phase == "stop" and is_published:
         standing.keep_receipt(whole, around)
         _tell_end(host, journal, standing, around.settings)

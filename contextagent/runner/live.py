@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextagent import jsontext
 from contextagent.features.lifetime import End, Now, lifetime
 from contextagent.model import Value
+from contextagent.runner.status import LIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from contextagent.features.lifetime import Lifetime
     from contextagent.host import Host
 
-LIVE = "live.json"
-"""Its name below `Host.run_folder`."""
 SCHEMA = 1
 _MAX_BYTES = 1 << 20
 _SLACK_S = 2

@@ -24,8 +24,9 @@ from contextagent.features.vocabulary import is_extra, kind_of
 from contextagent.host.files import NEW, write_all
 from contextagent.model import Problem
 from contextagent.payloads.names import is_feature_key
-from contextagent.runner.live import LIVE, Live, clocks, load_live, shown, store_live
+from contextagent.runner.live import Live, clocks, load_live, shown, store_live
 from contextagent.runner.state import instance_folder
+from contextagent.runner.status import LIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def publish(
         ours: Keys of a site's own that an earlier boot left; others' files of unknown names stay.
     """
     problems = _fill_both(host, standing.values, before.features if before else {}, ours)
-    shutdown = str(standing.lifetime.shutdown_epoch_s) if standing.lifetime else ""
-    problems += _tell_shutdown(host, shutdown)
+    problems += _tell_shutdown(host, str(standing.lifetime.shutdown_epoch_s) if standing.lifetime else "")
     live = (before or Live(boot_id=host.boot_id())).replace(
         features=dict(standing.values),
         origins=dict(standing.origins),

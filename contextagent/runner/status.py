@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from contextagent.model import Owner, Phase, PhaseState, Result, Verdict
     from contextagent.runner.state import State
 
+LIVE = "live.json"
+"""What of a machine changes while it lives (`runner.live`), below `Host.run_folder`."""
 STATUS = "status.json"
 """Its name below `Host.run_folder`."""
-_LIVE = "live.json"
 _MAX_LIVE_BYTES = 1 << 20
 """As in `runner.live`."""
 _LOCK = "status.lock"
@@ -178,7 +179,7 @@ def refresh(host: Host) -> None:
 
 def _put(host: Host, status: dict[str, Any]) -> None:
     try:  # as it stands there: a boot that has nothing else to do with it does without `runner.live`
-        live = jsontext.loads(host.files.read(f"{host.run_folder}/{_LIVE}", max_bytes=_MAX_LIVE_BYTES))
+        live = jsontext.loads(host.files.read(f"{host.run_folder}/{LIVE}", max_bytes=_MAX_LIVE_BYTES))
         if live["boot_id"] == status["boot_id"]:
             status = {**status, "lifetime": live["lifetime"], "pilot": live["pilot"]}
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,7 +14,8 @@ from contextagent.errors import CannotWriteError
 from contextagent.features.lifetime import Now
 from contextagent.runner import status
 from contextagent.runner.appending import append
-from contextagent.runner.live import LIVE, load_live, store_live
+from contextagent.runner.live import load_live, store_live
+from contextagent.runner.status import LIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
